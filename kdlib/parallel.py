@@ -1,0 +1,134 @@
+"""Run one function over many items in worker processes, one thread each.
+
+Small networks train faster as several one-thread processes than as one process with several
+threads. Workers come from joblib's loky: functions and classes defined in a notebook cell work,
+on every system. A worker that raises or dies costs its own item, never the finished ones.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import traceback
+from concurrent.futures import BrokenExecutor, as_completed
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
+
+import torch
+from joblib.externals import cloudpickle
+from joblib.externals.loky import cpu_count, get_reusable_executor
+
+from kdlib.progress import bar
+
+
+class Failure(NamedTuple):
+    """Stands in the results for an item that could not be finished."""
+
+    item: Any
+    error: str
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Use one CPU thread inside: the thread count changes the last bits of every result."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | None = None,
+        label: str = "runs", on_result: Callable[[Any], None] | None = None,
+        progress: bool = True) -> list[Any]:
+    """`[function(item) for item in items]`, in parallel; failed items give a `Failure`.
+
+    Args:
+        function: called in a worker with one CPU thread; may be defined in a notebook.
+        items: the arguments, small (what is large belongs into the function's closure, which is
+            sent to each worker once).
+        workers: number of processes; None takes one a core; 1 runs everything in this process.
+        label: what the progress bar counts.
+        on_result: called here with each result as soon as it arrives.
+
+    Raises:
+        ValueError: `workers` below 1.
+        RuntimeError: every item failed; the message is the first error.
+    """
+    items = list(items)
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    workers = min(workers or cpu_count(), max(len(items), 1))
+    results: list[Any] = [None] * len(items)
+    with bar(len(items), label, enabled=progress) as ticker:
+        outcomes = _in_process(function, items) if workers == 1 else _in_workers(
+            function, items, workers)
+        for position, result in outcomes:
+            results[position] = result
+            if on_result is not None and not isinstance(result, Failure):
+                on_result(result)
+            ticker.update()
+    if items and all(isinstance(result, Failure) for result in results):
+        raise RuntimeError(f"all {len(items)} {label} failed; the first said:\n{results[0].error}")
+    return results
+
+
+def _in_process(function: Callable, items: list) -> Iterator[tuple[int, Any]]:
+    with one_thread():
+        for position, item in enumerate(items):
+            try:
+                yield position, function(item)
+            except Exception as error:
+                yield position, Failure(item, _brief(error))
+
+
+def _in_workers(function: Callable, items: list, workers: int) -> Iterator[tuple[int, Any]]:
+    waiting, alone = list(range(len(items))), False
+    with tempfile.TemporaryDirectory() as folder:
+        payload = Path(folder) / "function"
+        payload.write_bytes(cloudpickle.dumps(function))
+        try:
+            while waiting:
+                pool = get_reusable_executor(1 if alone else workers, timeout=300)
+                batch = waiting[:1] if alone else waiting
+                futures = {pool.submit(_work, str(payload), cloudpickle.dumps(items[position])):
+                           position for position in batch}
+                for future in as_completed(futures):
+                    position = futures[future]
+                    try:
+                        done, content = future.result()
+                    except BrokenExecutor:
+                        if not alone:
+                            continue  # whose fault it was shows when each runs alone
+                        done, content = False, "the worker process died (killed, or out of memory)"
+                    waiting = [other for other in waiting if other != position]
+                    yield position, (cloudpickle.loads(content) if done
+                                     else Failure(items[position], content))
+                alone = True
+        except (KeyboardInterrupt, GeneratorExit):
+            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+            raise
+
+
+def _work(payload: str, item: bytes) -> tuple[bool, Any]:
+    """In a worker: (True, pickled result), or (False, what went wrong)."""
+    torch.set_num_threads(1)
+    os.environ["KDLIB_PROGRESS"] = "0"
+    try:
+        return True, cloudpickle.dumps(_function(payload)(cloudpickle.loads(item)))
+    except Exception as error:
+        return False, _brief(error)
+
+
+@lru_cache(maxsize=1)
+def _function(payload: str) -> Callable:
+    return cloudpickle.loads(Path(payload).read_bytes())
+
+
+def _brief(error: Exception) -> str:
+    """The error with the one line of code that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} (in {Path(last.filename).name}, line {last.lineno})"
