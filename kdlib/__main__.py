@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Sequence
+from collections.abc import Sequence
 
 
 def _lab(arguments, options: list[str]) -> int:
@@ -14,9 +14,9 @@ def _lab(arguments, options: list[str]) -> int:
 
 
 def _run(arguments, options: list[str]) -> int:
-    from kdlib import runner
+    from kdlib import notebooks, runner
 
-    outcomes = runner.run(runner.find(arguments.notebooks), save_outputs=arguments.save,
+    outcomes = runner.run(notebooks.find(arguments.notebooks), save=arguments.save,
                           seed_offset=arguments.seed_offset)
     return 1 if any(outcome.error for outcome in outcomes) else 0
 

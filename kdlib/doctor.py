@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from kdlib import runner
+from kdlib import notebooks
 
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 GIB = 2**30
@@ -79,12 +79,12 @@ def device() -> list[Finding]:
 
 def space() -> list[Finding]:
     """Free memory and free disk."""
-    disk = shutil.disk_usage(runner.PROJECT).free / GIB
+    disk = shutil.disk_usage(notebooks.PROJECT).free / GIB
     found = [Finding(OK, "disk", f"{disk:.1f} GiB free") if disk >= 1 else
              Finding(NOTE, "disk", f"{disk:.1f} GiB free",
                      "free at least 1 GiB: runs and downloaded data sets are kept on disk")]
     try:
-        import psutil      # comes with Jupyter's kernel
+        import psutil  # comes with Jupyter's kernel
     except ImportError:
         return found
     memory = psutil.virtual_memory()
@@ -159,12 +159,12 @@ def machine_speed() -> float:
     return calibrate() / REFERENCE_STEPS
 
 
-def running_times(folder: Path = runner.NOTEBOOKS) -> list[Finding]:
+def running_times(folder: Path = notebooks.FOLDER) -> list[Finding]:
     """An estimate for each notebook: its stored time, scaled by this machine's speed."""
     speed = machine_speed()
     found = []
     for path in sorted(folder.glob("*.ipynb")):
-        stored = runner.read(path).metadata.get("kdlib", {}).get("reference_seconds")
+        stored = notebooks.stored_seconds(notebooks.read(path))
         text = f"about {stored / speed:.0f} s" if stored else \
             f"not timed yet: python -m kdlib run --save {path.stem}"
         found.append(Finding(OK, path.stem, text))

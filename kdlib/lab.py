@@ -6,10 +6,10 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Mapping, Sequence
 
-from kdlib.runner import NOTEBOOKS
+from kdlib.notebooks import FOLDER
 
 
 def has_display(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
@@ -25,7 +25,7 @@ def is_root() -> bool:
 
 
 def command(options: Sequence[str] = (), *, root: bool, display: bool,
-            folder: Path = NOTEBOOKS) -> list[str]:
+            folder: Path = FOLDER) -> list[str]:
     """The command line of the server; `options` come last, so they win.
 
     The server may read the whole kit (a notebook links to the library), and opens in `folder`.
@@ -48,8 +48,8 @@ def start(options: Sequence[str] = ()) -> int:
     if importlib.util.find_spec("jupyterlab") is None:
         raise FileNotFoundError(f"JupyterLab is not installed for {sys.executable}: run "
                                 "`python -m pip install -r requirements.txt` in the kit's folder")
-    if not NOTEBOOKS.is_dir():
-        raise FileNotFoundError(f"no folder {NOTEBOOKS}: install the kit from its own folder with "
+    if not FOLDER.is_dir():
+        raise FileNotFoundError(f"no folder {FOLDER}: install the kit from its own folder with "
                                 "`pip install -r requirements.txt`")
     line = command(options, root=is_root(), display=has_display())
     # The kernel "python3" of this environment, not one that the user installed for another.
