@@ -360,7 +360,9 @@ def resolve_stage(model_or_names: nn.Module | Sequence[str], stage: str | int) -
         return stage
     if isinstance(stage, int) and -len(known) <= stage < len(known):
         return known[stage]
-    raise ValueError(f"unknown stage {stage!r}; known, from index 0: {', '.join(known) or 'none'}")
+    raise ValueError(
+        f"unknown stage {stage!r}; known, shallow to deep: {', '.join(known) or 'none'}"
+    )
 
 
 class Tap:
