@@ -48,7 +48,7 @@ def attention(student_map: Tensor, teacher_map: Tensor, variant: str = "official
     before it is squared; the numbers of channels may differ.
     """
     _choice("variant", variant, ("official", "paper"))
-    s, t = _maps(student_map, teacher_map)
+    s, t = match_maps(student_map, teacher_map)
     s, t = (F.normalize(a.square().mean(1).flatten(1)) for a in (s, t))
     if variant == "official":
         return F.mse_loss(s, t)
@@ -166,7 +166,7 @@ def nst(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     and pairs of channels. Huang, Wang 2017 (NST), Section 4, polynomial kernel of degree 2. The
     larger map is average-pooled; the numbers of channels may differ.
     """
-    s, t = (F.normalize(a.flatten(2), dim=2) for a in _maps(student_map, teacher_map))
+    s, t = (F.normalize(a.flatten(2), dim=2) for a in match_maps(student_map, teacher_map))
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.transpose(1, 2)).square().mean()
@@ -400,8 +400,8 @@ def _rows(student: Tensor, teacher: Tensor, same: bool = False) -> tuple[Tensor,
     return student.flatten(1), teacher.flatten(1)
 
 
-def _maps(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Maps [B, C, H, W], checked, the teacher's detached, the larger pooled to the smaller."""
+def match_maps(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [B, C, H, W], the teacher's detached, the larger average-pooled to the smaller."""
     student, teacher = _pair(student, teacher, ("student_map", "teacher_map"), same=False, ndim=4)
     return _pool(student, teacher), _pool(teacher, student)
 
