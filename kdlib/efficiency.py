@@ -157,7 +157,7 @@ def _meters() -> tuple[list[tuple[Callable[[], float], float, str]], str]:
             uuid = f"GPU-{torch.cuda.get_device_properties(torch.cuda.current_device()).uuid}"
             device = pynvml.nvmlDeviceGetHandleByUUID(uuid)
             pynvml.nvmlDeviceGetTotalEnergyConsumption(device)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (no module, no driver, no such counter)
             return [], f"the energy counter of the CUDA device cannot be read: {error}"
         read = pynvml.nvmlDeviceGetTotalEnergyConsumption
         meters.append((lambda: read(device) / 1e3, float("inf"), "NVML"))

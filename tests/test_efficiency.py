@@ -1,6 +1,8 @@
 """Costs against counting by hand; measured ones only for being sane."""
 
 import io
+import sys
+import types
 
 import pytest
 import torch
@@ -143,3 +145,24 @@ def test_no_energy_without_an_honest_measurement(rapl, tmp_path, monkeypatch):
     monkeypatch.setattr(efficiency, "RAPL", tmp_path / "nothing")
     energy = efficiency.measure_energy(io.StringIO)
     assert energy.joules is None and "no energy counter" in energy.source
+
+
+def test_energy_of_a_cuda_device_in_use_is_added_or_nothing_is(rapl, monkeypatch):
+    readings = iter((5000, 5000, 7500))  # millijoules; the first reading only tries the counter
+    nvml = types.SimpleNamespace(
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=lambda device: next(readings),
+    )
+    device = types.SimpleNamespace(uuid="1234")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: device)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    energy = efficiency.measure_energy(lambda: rapl(1.0, 9_500_000))
+    assert energy.joules == pytest.approx(0.5 + 2.5)
+    assert energy.source == "RAPL intel-rapl:0 and NVML"
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    energy = efficiency.measure_energy(lambda: rapl(1.0, 9_900_000))
+    assert energy.joules is None and "CUDA device cannot be read" in energy.source
