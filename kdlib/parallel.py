@@ -1,7 +1,7 @@
 """Run one function over many items in worker processes, one thread each.
 
 Small networks train faster as several one-thread processes than as one process with several
-threads. Workers come from joblib's loky: functions and classes defined in a notebook cell work,
+threads. Workers come from loky, the executor behind joblib: functions and classes defined in a notebook cell work,
 on every system. A worker that raises or dies costs its own item, never the finished ones.
 """
 
@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
+import cloudpickle
 import torch
-from joblib.externals import cloudpickle
-from joblib.externals.loky import cpu_count, get_reusable_executor
+from loky import cpu_count, get_reusable_executor
 
 from kdlib.progress import bar
 
