@@ -33,6 +33,8 @@ class Bank(nn.Module):
     def __init__(self, labels: Tensor, dim: int, *, num_negatives: int | None = 16384,
                  temperature: float = 0.07, momentum: float = 0.5):
         super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; it must be a positive number")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
         if num_negatives is not None and num_negatives < 1:
@@ -80,7 +82,7 @@ class Bank(nn.Module):
         return total
 
     def draw(self, index: Tensor) -> Tensor:
-        """Negatives [B, K] for the samples at `index`, uniform over the samples of other classes."""
+        """Negatives [B, K] for the samples at `index`, uniform over those of other classes."""
         label = self.labels[index][:, None]
         size, start = self.size[label], self.start[label]
         uniform = torch.rand(len(index), self.num_negatives, device=index.device)

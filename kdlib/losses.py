@@ -59,7 +59,7 @@ def similarity(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """‖G_s − G_t‖²_F / B², G = F Fᵀ with rows of unit length, F = features flattened to [B, D].
 
     Tung, Mori 2019 (SP), Eqs. 2 to 4. D may differ. A sample whose features are all zero has a row
-    of zeros and no gradient through it.
+    of zeros, through which no gradient flows.
     """
     s, t = _rows(student_features, teacher_features)
     return F.mse_loss(_unit(s @ s.T, 0.0), _unit(t @ t.T, 0.0))
@@ -237,7 +237,7 @@ def ofa(
     temperature: float = 1.0,
     variant: str = "official",
 ) -> Tensor:
-    """−Σ_c w_c log q_c, averaged over the batch, q = softmax(student / T), p = softmax(teacher / T).
+    """−Σ_c w_c log q_c, averaged over the batch; q = softmax(z_s / T), p = softmax(z_t / T).
 
     "official": w_y = (1 + p_y)^γ − 1 for the target y and w_c = p_c^γ for the others, so γ = 1 is
     plain soft cross-entropy. "lecture": w_y = (1 + p_y)^γ and w_c = p_c, the formula of the slide
