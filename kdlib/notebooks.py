@@ -40,13 +40,15 @@ def _find_one(name: str, known: list[Path]) -> Path:
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file():
         return path.resolve()
-    for candidate in known:
-        number = candidate.stem.split("_")[0]
-        by_number = name.isdecimal() and number.isdecimal() and int(number) == int(name)
-        if by_number or name in (candidate.stem, candidate.name):
-            return candidate
+    fitting = [candidate for candidate in known if name in (candidate.stem, candidate.name)]
+    if not fitting and name.isdecimal():
+        fitting = [candidate for candidate in known
+                   if candidate.stem.split("_")[0] in (name, name.zfill(2))]
+    if len(fitting) == 1:
+        return fitting[0]
+    problem = "fits several" if fitting else "not found"
     stems = ", ".join(candidate.stem for candidate in known) or "none"
-    raise ValueError(f"notebook {name!r} not found: give a path, a number or one of {stems}")
+    raise ValueError(f"notebook {name!r} {problem}: give a path, a number or one of {stems}")
 
 
 def read(path: Path):

@@ -55,6 +55,9 @@ def test_unknown_notebook_lists_the_known(write, tmp_path):
     write("01_a", "1")
     with pytest.raises(ValueError, match="'7' not found.*01_a"):
         notebooks.find(["7"], tmp_path)
+    write("01_b", "1")
+    with pytest.raises(ValueError, match="'1' fits several.*01_a, 01_b"):
+        notebooks.find(["1"], tmp_path)
     with pytest.raises(ValueError, match="no notebooks in"):
         notebooks.find((), tmp_path / "empty")
 
