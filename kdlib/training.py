@@ -7,9 +7,7 @@ seeds (same initial weights, batch order and augmentation) and returns run recor
 from __future__ import annotations
 
 import io
-import json
 import math
-import os
 import time
 import warnings
 from contextlib import contextmanager
@@ -17,11 +15,10 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import torch
-import torch.distributed as distributed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import records
+from kdlib import checkpoints, processes, records
 from kdlib.data import Augment, Split, device_of, generator, mixup as mix_images
 from kdlib.distillers import Batch, Distiller, Outputs, Probe, create
 from kdlib.models import Tap, stage_shapes
@@ -109,15 +106,14 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
             belongs to another run or is damaged.
         FloatingPointError: the loss became infinite or NaN; names the term.
     """
-    rank, world = _processes()
+    rank, world = processes.join()
     _check(train, epochs, batch_size, lr, label_smoothing, world)
     device = device_of(train.images.device if device is None else device)
-    if device.type == "cuda" and world > 1:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    settings = None if checkpoint is None else describe(dict(
+    device = processes.own_device(device, world)
+    settings = {} if checkpoint is None else describe(dict(
         train=train, method=method, teacher=teacher, epochs=epochs, batch_size=batch_size, lr=lr,
         weight_decay=weight_decay, augment=augment, mixup=mixup, seed=seed, options=options,
-        label_smoothing=label_smoothing))
+        label_smoothing=label_smoothing, student=type(student)))
     train, student = train.to(device), student.to(device)
     if teacher is not None:
         teacher = teacher.to(device).eval()
@@ -128,8 +124,9 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
     parameters = [p for p in (*student.parameters(), *distiller.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay,
                                   fused=device.type in ("cpu", "cuda"))
-    _share((*parameters, *student.buffers()), world)
-    history = _resume(checkpoint, settings, student, distiller, optimizer)
+    processes.share((*parameters, *student.buffers()), world)
+    parts = {"student": student, "distiller": distiller, "optimizer": optimizer}
+    history = [] if checkpoint is None else checkpoints.resume(checkpoint, settings, parts)
     batch_size = min(batch_size, len(train.images))
     steps = len(train.images) // batch_size  # an epoch
 
@@ -149,21 +146,25 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
                                    distiller.needs_teacher, augment, mixup, label_smoothing,
                                    epoch, slice(rank, None, world))
                     terms = distiller(batch)
+                    if device.type == "cpu":  # elsewhere once an epoch: it would stall the GPU
+                        _check_terms(terms, epoch)
                     optimizer.zero_grad(set_to_none=True)
                     sum(terms.values()).backward()
-                    _average_gradients(parameters, world)
+                    processes.average_gradients(parameters, world)
                     for group in optimizer.param_groups:
                         group["lr"] = learning_rate((epoch - 1) * steps + step, epochs * steps, lr)
                     optimizer.step()
                     for name, value in terms.items():
                         sums[name] = sums.get(name, 0.0) + value.detach()
-            _share((*student.buffers(), *distiller.buffers()), world)
-            history.append(_epoch_means(epoch, steps, sums))
+            processes.share((*student.buffers(), *distiller.buffers()), world)
+            means = {name: value.item() / steps for name, value in sums.items()}
+            _check_terms(means, epoch)
+            history.append({"epoch": epoch, "loss": sum(means.values())} | means)
             if validation is not None:
                 scores = evaluate(student, validation.to(device))
                 history[-1] |= {f"validation_{name}": score for name, score in scores.items()}
             if checkpoint is not None and rank == 0:
-                _write(checkpoint, settings, history, student, distiller, optimizer)
+                checkpoints.save(checkpoint, settings, history, parts)
             ticker.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
             ticker.update()
     student.eval()
@@ -223,7 +224,7 @@ def _distiller(method: str, student: nn.Module, teacher: nn.Module | None, train
     distiller = build(lambda: create(method, probe, **options), seed)
     if distiller.needs_teacher and teacher is None:
         raise ValueError(f"teacher is missing: method {method!r} needs one")
-    if _processes()[1] > 1 and any(len(train.labels) in b.shape for b in distiller.buffers()):
+    if processes.join()[1] > 1 and any(len(train.labels) in b.shape for b in distiller.buffers()):
         raise ValueError(f"method {method!r} keeps state for each example and trains in one "
                          "process: start it without torchrun")
     return distiller
@@ -242,70 +243,11 @@ def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
         yield generator(seed)
 
 
-def _epoch_means(epoch: int, steps: int, sums: dict[str, Tensor]) -> dict[str, float]:
-    means = {name: float(value) / steps for name, value in sums.items()}
-    for name, value in means.items():
+def _check_terms(terms: Mapping[str, Tensor | float], epoch: int) -> None:
+    for name, value in terms.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"loss term {name!r} became {value} in epoch {epoch}: lower "
-                                     "lr or the term's weight")
-    return {"epoch": epoch, "loss": sum(means.values())} | means
-
-
-def _write(path: str | Path, settings: dict[str, Any], history: list[dict[str, float]],
-           student: nn.Module, distiller: Distiller, optimizer: torch.optim.Optimizer) -> None:
-    content = io.BytesIO()
-    torch.save({"settings": json.dumps(settings), "history": history,
-                "student": student.state_dict(), "distiller": distiller.state_dict(),
-                "optimizer": optimizer.state_dict()}, content)
-    records.write_atomically(path, content.getvalue())
-
-
-def _resume(path: str | Path | None, settings: dict[str, Any] | None, student: nn.Module,
-            distiller: Distiller, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """Load the checkpoint's state and return its history; an empty one if there is no file."""
-    if path is None or not Path(path).exists():
-        return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stored = json.loads(state["settings"])
-    except Exception as error:  # a damaged file raises one of many types
-        raise ValueError(f"checkpoint {str(path)!r} is damaged ({type(error).__name__}): delete "
-                         "it to start anew") from error
-    changed = [name for name in settings if settings[name] != stored.get(name)]
-    if changed:
-        raise ValueError(f"checkpoint {str(path)!r} belongs to a run with other "
-                         f"{', '.join(changed)}: choose another file or delete it")
-    try:
-        student.load_state_dict(state["student"])
-    except RuntimeError as error:
-        raise ValueError(f"checkpoint {str(path)!r} belongs to another student: choose another "
-                         "file or delete it") from error
-    distiller.load_state_dict(state["distiller"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
-
-
-def _processes() -> tuple[int, int]:
-    """Rank and number of processes; joins the group when started by `torchrun`."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1 and not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return int(os.environ.get("RANK", "0")), world
-
-
-def _share(tensors: Sequence[Tensor], world: int) -> None:
-    """Give every process the first one's values."""
-    if world > 1:
-        for tensor in tensors:
-            distributed.broadcast(tensor.detach(), 0)
-
-
-def _average_gradients(parameters: Sequence[nn.Parameter], world: int) -> None:
-    if world > 1:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                distributed.all_reduce(parameter.grad)
-                parameter.grad /= world
+            raise FloatingPointError(f"loss term {name!r} became {float(value)} in epoch {epoch}: "
+                                     "lower lr or the term's weight")
 
 
 def _check(train: Split, epochs: int, batch_size: int, lr: float, label_smoothing: float,
@@ -423,11 +365,11 @@ def compare(methods: Mapping[str, Mapping[str, Any]], *, student: Callable[[], n
                                                    weights_only=True))
             run.student.eval()
         finished[task] = run
-        if folder is not None and _processes()[0] == 0:
+        if folder is not None and processes.join()[0] == 0:
             records.save(run, folder)
 
     on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
-    one_process = on_gpu or _processes()[1] > 1
+    one_process = on_gpu or processes.join()[1] > 1
     results = run_parallel(one, [task for task in tasks if task not in finished],
                            workers=1 if one_process else workers, label=experiment,
                            on_result=collect, progress=progress)
