@@ -219,8 +219,8 @@ def minibatch_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     """CKA over minibatches, each a pair of features (x, y) of the same at least four samples.
 
     The unbiased HSIC of every batch is averaged before the ratio is taken, so the result does not
-    depend on the batch size, apart from noise (Nguyen et al. 2021, equations 2 to 4); for unrelated
-    features it is near 0 and may be negative.
+    depend on the batch size, apart from noise (Nguyen et al. 2021); for unrelated features it is
+    near 0 and may be negative.
     """
     return cka_heatmap(([x], [y]) for x, y in batches).item()
 
@@ -263,7 +263,7 @@ def _grams(name: str, stages: Sequence[Tensor]) -> Tensor:
 
 
 def _hsic(k: Tensor, l: Tensor) -> Tensor:
-    """Unbiased HSIC of Gram matrices [..., n, n] with an empty diagonal (Song et al. 2012, eq. 5)."""
+    """Unbiased HSIC of Gram matrices [..., n, n] with an empty diagonal (Song et al. 2012)."""
     n = k.shape[-1]
     both = (k * l).sum((-2, -1))
     totals = k.sum((-2, -1)) * l.sum((-2, -1)) / ((n - 1) * (n - 2))

@@ -137,7 +137,7 @@ def measure_energy(function: Callable[[], object]) -> Energy:
 
 
 def _meters() -> tuple[list[tuple[Callable[[], float], float, str]], str]:
-    """Readable counters as (read joules, range in joules, name), and what is missing, if anything."""
+    """Readable counters as (read joules, range in joules, name), and what is missing, if any."""
     meters = []
     for folder in sorted(RAPL.glob("intel-rapl:?")):  # one per package
         try:
@@ -173,7 +173,7 @@ def _samples(model: nn.Module, input_shape: Sequence[int], count: int) -> Tensor
 
 
 def _seconds(model: nn.Module, input_shape: Sequence[int], batch: int, repeats: int) -> float:
-    """Median time of a forward pass in evaluation mode, after a warm-up of a fifth of the passes."""
+    """Median time of a forward pass in evaluation mode, after a warm-up."""
     if repeats < 1 or batch < 1:
         raise ValueError(f"repeats and batch_size must be at least 1, got {repeats} and {batch}")
     images, threads, times = _samples(model, input_shape, batch), torch.get_num_threads(), []

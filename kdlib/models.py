@@ -125,7 +125,7 @@ class MLP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim < 2 or images.shape[1:].numel() != self.in_features:
             raise ValueError(
-                f"MLP expects a batch [n, ...] with {self.in_features} values per sample, got shape "
+                f"MLP expects a batch [n, ...] of {self.in_features} values per sample, got shape "
                 f"{list(images.shape)}; set in_features when building the model"
             )
         return self.head(self.blocks(self.flatten(images)))
@@ -149,7 +149,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The residual network of He et al. 2016 for small images: three stages of (depth - 2) / 6 blocks.
+    """The residual network of He et al. 2016 for small images: 3 stages of (depth - 2) / 6 blocks.
 
     depth: 6n + 2 from 8 to 56. width: channels of the first stage; the others have 2 and 4 times as
     many. Depth 20, width 16 and three input channels give the paper's 0.27 million parameters.
@@ -275,7 +275,7 @@ class _TokenNet(nn.Module):
 
 
 class ViT(_TokenNet):
-    """A small vision transformer (Dosovitskiy et al. 2021) that averages its tokens (no class token).
+    """A small vision transformer (Dosovitskiy et al. 2021) that averages its tokens.
 
     dim: width of a token, divisible by heads. patch: pixels a side; an image that patch does not
     divide is padded with zeros. Stages "blocks.i" give tokens [n, grid * grid, dim].
@@ -310,7 +310,7 @@ class ViT(_TokenNet):
 
 
 class Mixer(_TokenNet):
-    """A small MLP-Mixer (Tolstikhin et al. 2021); arguments and stages as in `ViT`, without heads."""
+    """A small MLP-Mixer (Tolstikhin et al. 2021); arguments and stages as in `ViT`, no heads."""
 
     def __init__(
         self,

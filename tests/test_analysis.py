@@ -143,6 +143,8 @@ def test_fgsm_raises_the_loss_and_works_on_a_frozen_network_in_batches(monkeypat
     moved = analysis.fgsm(model, images, target, epsilon=0.1)
     loss = [F.cross_entropy(model(x), target, reduction="none") for x in (images, moved)]
     assert (loss[1] > loss[0]).all()
+    explicit = analysis.fgsm(model, images, target, epsilon=0.1, step_size=0.03)
+    assert torch.equal(moved, explicit)  # 1.5 * epsilon / steps
     monkeypatch.setattr(analysis, "BATCH", 4)
     with torch.no_grad():
         parts = analysis.fgsm(model.requires_grad_(False), images, target, epsilon=0.1)
@@ -436,6 +438,10 @@ def test_calibration_error_by_hand():
     # with 4: (.5, .75] holds .65 and .55, both right; (.75, 1] holds .9 right and .8 wrong
     ece = analysis.expected_calibration_error(probabilities.log(), labels, bins=4)
     assert ece == pytest.approx(0.5 * (1 - 0.6) + 0.5 * (0.85 - 0.5))
+    # a confidence of exactly .5 belongs to (0, .5], so it does not average out with the .9
+    edge = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
+    ece = analysis.expected_calibration_error(edge, torch.tensor([1, 0]), bins=2)
+    assert ece == pytest.approx(0.5 * 0.5 + 0.5 * 0.1)
     certain = torch.tensor([[100.0, 0.0], [100.0, 0.0]])  # confidence 1 falls into the last bin
     assert analysis.expected_calibration_error(certain, torch.tensor([0, 1])) == pytest.approx(0.5)
 

@@ -57,7 +57,8 @@ def test_size_is_that_of_the_saved_file(tmp_path):
 
 
 def test_latency_and_throughput_use_one_thread_and_restore_everything():
-    seen, threads = set(), torch.get_num_threads()
+    seen = set()
+    threads = torch.get_num_threads()
 
     class Probe(nn.Module):
         def __init__(self):
@@ -69,10 +70,12 @@ def test_latency_and_throughput_use_one_thread_and_restore_everything():
             return x
 
     model = Probe()
+    torch.set_num_threads(3)
     assert 0 < efficiency.latency(model, (3,), repeats=3) < 1000
     assert efficiency.throughput(model, (3,), 8, repeats=2) > 8
     assert seen == {(1, False, torch.float64, 1), (1, False, torch.float64, 8)}
-    assert model.training and torch.get_num_threads() == threads
+    assert model.training and torch.get_num_threads() == 3
+    torch.set_num_threads(threads)
 
 
 def test_a_larger_network_is_slower():
@@ -89,14 +92,17 @@ def test_ratio():
             efficiency.ratio(1.0, resource)
 
 
-def test_profile_adds_up_an_ensemble():
+def test_profile_adds_up_an_ensemble(monkeypatch):
     one, two = MLP((4,)), MLP((5,))
     rows = efficiency.profile({"one": one, "two": two, "both": [one, two]}, (784,), measure=False)
     assert [row["model"] for row in rows] == ["one", "two", "both"]
     for column in ("parameters", "FLOPs", "bytes"):
         assert rows[2][column] == rows[0][column] + rows[1][column]
+    monkeypatch.setattr(efficiency, "latency", lambda model, shape: 2.0)
+    monkeypatch.setattr(efficiency, "throughput", lambda model, shape: 50.0)
     row = efficiency.profile({"members": nn.ModuleList([one, two])}, (784,))[0]
     assert list(row) == ["model", "parameters", "FLOPs", "bytes", "latency ms", "images/s"]
+    assert row["latency ms"] == 4.0 and row["images/s"] == 25.0  # one after the other
     for wrong in ([], "name", [one, 3]):
         with pytest.raises(TypeError, match=r"models\['x'\] must be a module or a list of modules"):
             efficiency.profile({"x": wrong}, (784,))

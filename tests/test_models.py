@@ -220,6 +220,17 @@ def test_tap_errors():
         tap(torch.rand(2, 3, 9, 9))
 
 
+def test_features_of_an_earlier_pass_are_not_taken_for_new_ones():
+    class Sometimes(nn.Sequential):
+        def forward(self, x):
+            return self[0](x) if x.mean() > 0 else x
+
+    with Tap(Sometimes(nn.ReLU()), ["0"]) as tap:
+        tap(torch.ones(2, 3))
+        with pytest.raises(RuntimeError, match="stage '0' gave no output"):
+            tap(-torch.ones(2, 3))
+
+
 def test_stage_names_and_resolution():
     model = ConvNet()
     assert models.stage_names(model) == ("blocks.0", "blocks.1", "blocks.2", "pool")
