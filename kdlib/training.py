@@ -145,9 +145,9 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
                     batch = _batch(train, index, stream, student_tap, teacher_tap, cache,
                                    distiller.needs_teacher, augment, mixup, label_smoothing,
                                    epoch, slice(rank, None, world))
-                    terms = distiller(batch)
                     if device.type == "cpu":  # elsewhere once an epoch: it would stall the GPU
-                        _check_terms(terms, epoch)
+                        _check_finite({"logits": batch.student.logits.sum()}, epoch)
+                    terms = distiller(batch)
                     optimizer.zero_grad(set_to_none=True)
                     sum(terms.values()).backward()
                     processes.average_gradients(parameters, world)
@@ -158,7 +158,7 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
                         sums[name] = sums.get(name, 0.0) + value.detach()
             processes.share((*student.buffers(), *distiller.buffers()), world)
             means = {name: value.item() / steps for name, value in sums.items()}
-            _check_terms(means, epoch)
+            _check_finite(means, epoch)
             history.append({"epoch": epoch, "loss": sum(means.values())} | means)
             if validation is not None:
                 scores = evaluate(student, validation.to(device))
@@ -243,11 +243,11 @@ def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
         yield generator(seed)
 
 
-def _check_terms(terms: Mapping[str, Tensor | float], epoch: int) -> None:
-    for name, value in terms.items():
+def _check_finite(values: Mapping[str, Tensor | float], epoch: int) -> None:
+    for name, value in values.items():
         if not math.isfinite(value):
-            raise FloatingPointError(f"loss term {name!r} became {float(value)} in epoch {epoch}: "
-                                     "lower lr or the term's weight")
+            raise FloatingPointError(f"{name!r} became {float(value)} in epoch {epoch}: lower lr "
+                                     "or the weight of a loss term")
 
 
 def _check(train: Split, epochs: int, batch_size: int, lr: float, label_smoothing: float,

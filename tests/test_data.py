@@ -53,7 +53,6 @@ def test_damaged_asset_is_reported_with_its_remedy(tmp_path, monkeypatch):
 
 def test_torchvision_sets_become_three_splits(tmp_path):
     import numpy as np
-    from PIL import Image  # noqa: F401  (torchvision needs it)
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for stem, count in (("train", 100), ("t10k", 20)):
