@@ -145,9 +145,9 @@ def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Mod
                     batch = _batch(train, index, stream, student_tap, teacher_tap, cache,
                                    distiller.needs_teacher, augment, mixup, label_smoothing,
                                    epoch, slice(rank, None, world))
-                    if device.type == "cpu":  # elsewhere once an epoch: it would stall the GPU
-                        _check_finite({"logits": batch.student.logits.sum()}, epoch)
+                    _check_finite({"logits": batch.student.logits.sum()}, epoch)
                     terms = distiller(batch)
+                    _check_finite(terms, epoch)
                     optimizer.zero_grad(set_to_none=True)
                     sum(terms.values()).backward()
                     processes.average_gradients(parameters, world)
@@ -244,8 +244,10 @@ def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
 
 
 def _check_finite(values: Mapping[str, Tensor | float], epoch: int) -> None:
+    """Raise if a value is not finite; tensors on a GPU are not read, which would stall it."""
     for name, value in values.items():
-        if not math.isfinite(value):
+        on_gpu = isinstance(value, Tensor) and value.is_cuda
+        if not on_gpu and not math.isfinite(value):
             raise FloatingPointError(f"{name!r} became {float(value)} in epoch {epoch}: lower lr "
                                      "or the weight of a loss term")
 
