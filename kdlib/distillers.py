@@ -466,9 +466,9 @@ class CRD(Features):
 
     With `bank`, the paper's form: a memory of all training samples (`bank.Bank`), negatives from
     other classes, or all other samples where there are no labels. Published: 16384 negatives (None:
-    all), T 0.07, momentum 0.5, dim 128, weight 0.8; T 0.07, weight 0.1 to 0.3 worked on small
-    networks. Without, the negatives are the rest of the batch (`losses.info_nce`), and the defaults
-    are T 0.1, dim 64, weight 1.
+    all), T 0.07, momentum 0.5, dim 128, weight 0.8; on small networks try 0.1 too. Without,
+    the negatives are the rest of the batch (`losses.info_nce`), and the defaults are T 0.1, dim 64,
+    weight 1.
     """
 
     several = False
