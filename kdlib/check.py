@@ -12,7 +12,7 @@ import functools
 from typing import Any, Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 EXERCISES: dict[str, tuple[str, Callable[[Any], str | None]]] = {}
@@ -104,6 +104,105 @@ def normal(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
     """A fixed float64 tensor of normal numbers."""
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed),
                                dtype=torch.float64)
+
+
+# Notebook 1: motivation
+
+@exercise("1.1")
+def _cost(answer: Callable) -> str | None:
+    """The cost of a fully connected network"""
+    sizes = [20, 8, 6, 5]
+    weights, biases = 20 * 8 + 8 * 6 + 6 * 5, 8 + 6 + 5
+
+    def pair(parameters: int, operations: int) -> Tensor:
+        return torch.tensor([parameters, operations], dtype=torch.float64)
+
+    return compare(_as_tensor(answer(sizes)), pair(weights + biases, 2 * weights), {
+        "every layer has biases, one for each output": pair(weights, 2 * weights),
+        "a weight costs two operations: a multiplication and an addition":
+            pair(weights + biases, weights),
+        "parameters include the biases, and a weight costs two operations": pair(weights, weights),
+        "PyTorch's counter leaves the biases out: count the products only":
+            pair(weights + biases, 2 * weights + biases),
+        "a bias is one addition, and PyTorch's counter leaves it out":
+            pair(weights + biases, 2 * (weights + biases)),
+        "parameters come first, FLOPs second": pair(2 * weights, weights + biases),
+    }, "parameters: inputs times outputs plus outputs, summed over the layers; "
+       "FLOPs: two for each weight")
+
+
+@exercise("1.2")
+def _frontier(answer: Callable) -> str | None:
+    """The networks that no other network beats"""
+    costs = torch.tensor([4.0, 1.0, 2.0, 3.0, 2.0, 4.0, 5.0])
+    accuracies = torch.tensor([70.0, 50.0, 60.0, 58.0, 55.0, 70.0, 70.0])
+
+    def mask(text: str) -> Tensor:
+        return torch.tensor([mark == "1" for mark in text], dtype=torch.float64)
+
+    result = _as_tensor(answer(costs, accuracies))
+    return compare(result, mask("1110010"), {
+        "the mask is the wrong way round: True is for networks that nothing beats":
+            mask("0001101"),
+        "as cheap and more accurate, or as accurate and cheaper, is better too": mask("1110111"),
+        "two equal networks do not beat each other: both stay": mask("0110000"),
+        "of two equal networks both stay": mask("1110000"),
+        "a network does not beat itself": mask("0000000"),
+        "the networks are not sorted by cost": mask("1000000"),
+        "the best ratio is one point of the frontier, not all of it": mask("0100000"),
+    }, "compare each network with all others: is one at least as good in both, and better in one?")
+
+
+@exercise("1.3")
+def _jensen(answer: Callable) -> str | None:
+    """What averaging gains in cross-entropy"""
+    logits, target = normal(3, 6, 5, seed=11, scale=2), torch.tensor([0, 1, 2, 3, 4, 0])
+    own = F.one_hot(target, 5).bool()
+    single = -F.log_softmax(logits, 2)[:, own]          # [members, samples]
+    together = -F.softmax(logits, 2).mean(0)[own].log()
+    right = single.mean(0) - together
+    return compare(answer(logits, target), right, {
+        "the sign is wrong: subtract the ensemble's loss from the members'": -right,
+        "return one value for each sample, without the mean over the batch": right.mean(),
+        "return one value for each sample, without the sum over the batch": right.sum(),
+        "return one value for each sample: average over the members too": single - together,
+        "the mean of the logarithms is the members' loss itself: average the probabilities":
+            torch.zeros_like(right),
+        "this averages the logits: average the probabilities":
+            single.mean(0) + F.log_softmax(logits.mean(0), 1)[own],
+        "the loss is a logarithm; this is a difference of probabilities":
+            F.softmax(logits, 2).mean(0)[own] - single.mean(0).neg().exp(),
+        "this is the ensemble's loss: what do its members lose on average?": together,
+        "this is the members' loss: subtract the ensemble's": single.mean(0),
+    }, "the mean over members of -log p_m(y), minus -log of the mean over members of p_m(y)")
+
+
+@exercise("1.4")
+def _temper(answer: Callable) -> str | None:
+    """A temperature for a teacher that answers with probabilities"""
+    probabilities, T = F.softmax(normal(6, 5, seed=12, scale=2), 1), 4.0
+    power = probabilities ** (1 / T)
+    right = power / power.sum(1, keepdim=True)
+    steep = probabilities ** T
+    return compare(answer(probabilities, T), right, {
+        "dividing probabilities by T and normalising again changes nothing": probabilities,
+        "divided by T they no longer sum to one, and normalising would undo it":
+            probabilities / T,
+        "a softmax expects logits: take the logarithm of the probabilities first":
+            F.softmax(probabilities / T, 1),
+        "this sharpens: the power is 1 / T, not T": steep / steep.sum(1, keepdim=True),
+        "normalise: the probabilities of a sample must sum to one": power,
+        "return probabilities, not their logarithms": right.log(),
+        "the softmax runs over the classes, not over the batch":
+            power / power.sum(0, keepdim=True),
+    }, "logits are log-probabilities up to a constant: softmax(log p / T)")
+
+
+def _as_tensor(result: Any) -> Any:
+    """Numbers, booleans or a list of them as a float64 tensor; anything else as it is."""
+    if isinstance(result, (list, tuple)):
+        result = torch.tensor([float(value) for value in result], dtype=torch.float64)
+    return result.double() if isinstance(result, Tensor) else result
 
 
 # Notebook 2: derivation
@@ -238,3 +337,165 @@ def _reverse_gradient(answer: Callable) -> str | None:
         "every logit's gradient is weighted with its probability q": gap - divergence,
         "return the gradient for each sample: no mean over the batch": right / 6,
     }, "the gradient is q (log q - log p - KL(q || p)), entry by entry")
+
+
+# Notebook 3: code walkthrough
+
+@exercise("3.1")
+def _combined(answer: Callable) -> str | None:
+    """Labels and teacher in one loss"""
+    student, teacher = normal(6, 5, seed=11, scale=2), normal(6, 5, seed=12, scale=2)
+    target, T, alpha = torch.tensor([0, 1, 2, 3, 4, 0]), 3.0, 0.8
+    ce = F.cross_entropy(student, target)
+    log_p, log_q = F.log_softmax(teacher / T, 1), F.log_softmax(student / T, 1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(1).mean()
+    soft = T**2 * kl
+    teacher.requires_grad_()
+    result = answer(student.requires_grad_(), teacher, target, T, alpha)
+    message = compare(result, (1 - alpha) * ce + alpha * soft, {
+        "alpha is the teacher's share, 1 - alpha the labels'": alpha * ce + (1 - alpha) * soft,
+        "the factor T² is missing in front of the divergence": (1 - alpha) * ce + alpha * kl,
+        "T² belongs to the divergence only, not to the cross-entropy":
+            T**2 * ((1 - alpha) * ce + alpha * kl),
+        "the labels are not softened: the cross-entropy takes the logits without T":
+            (1 - alpha) * F.cross_entropy(student / T, target) + alpha * soft,
+        "the divergence is C times too small: sum it over the classes":
+            (1 - alpha) * ce + alpha * soft / 5,
+        "the cross-entropy with the labels is missing": alpha * soft,
+        "weight the cross-entropy with 1 - alpha": ce + alpha * soft,
+    }, "compute (1 - alpha) · cross-entropy + alpha · T² · KL(p || q)")
+    if message is None and not (isinstance(result, Tensor) and result.requires_grad):
+        return "the value is right but carries no gradient: avoid .item(), .detach(), .numpy()"
+    if message is None and torch.autograd.grad(result, teacher, allow_unused=True)[0] is not None:
+        return "the loss would train the teacher too: detach its logits"
+    return message
+
+
+@exercise("3.2")
+def _step(answer: Callable) -> str | None:
+    """A training step without its four bugs"""
+    images, target = normal(8, 6, seed=13), torch.arange(8) % 3
+
+    def network(seed: int) -> nn.Sequential:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
+            return nn.Sequential(*layers).double()
+
+    def trained(seen: nn.Module, T2: float = 16.0, classes: int = 1, steps: int = 2,
+                keep: bool = False) -> Tensor:
+        student = network(1)
+        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        for _ in range(steps):
+            with torch.no_grad():
+                p = F.softmax(seen(images) / 4, 1)
+            logits = student(images)
+            kl = F.kl_div(F.log_softmax(logits / 4, 1), p, reduction="batchmean") / classes
+            if not keep:
+                optimizer.zero_grad()
+            (0.1 * F.cross_entropy(logits, target) + 0.9 * T2 * kl).backward()
+            optimizer.step()
+        return torch.cat([p.flatten() for p in student.parameters()]).detach()
+
+    student, teacher = network(1), network(2).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    for _ in range(2):
+        answer(student, teacher, optimizer, images, target)
+    if any(not torch.equal(value, before[name]) for name, value in teacher.state_dict().items()):
+        return "the teacher changed: call teacher.eval(), or its batch norm goes on learning"
+    if not student.training:
+        return "the student must be in training mode"
+    result = torch.cat([p.flatten() for p in student.parameters()])
+    known = network(2).eval()
+    message = compare(result, trained(known), {
+        "the student did not move: call backward() and optimizer.step()": trained(known, steps=0),
+        "the factor T² is missing": trained(known, T2=1.0),
+        "reduction='mean' divides by the number of classes as well: use 'batchmean'":
+            trained(known, classes=3),
+        "T² is missing, and reduction='mean' divides by the number of classes as well":
+            trained(known, T2=1.0, classes=3),
+        "gradients of earlier steps add up: call optimizer.zero_grad() before backward()":
+            trained(known, keep=True),
+    }, "two steps end at other weights than they should: compare with losses.kd line by line")
+    if message is None and any(p.grad is not None for p in teacher.parameters()):
+        return "the weights are right, but the teacher gets gradients: wrap it in torch.no_grad()"
+    return message
+
+
+@exercise("3.3")
+def _hook(answer: Callable) -> str | None:
+    """A hook that reads a stage"""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.data = normal(*parameter.shape, seed=20 + number)
+    images = normal(5, 4, seed=14)
+    entering = model[1](images)
+    right, logits = entering.relu(), model(images)
+    message = compare(answer(model, "2", images), right, {
+        "this is the output of the whole network": logits,
+        "this is what enters the module: a hook gets (module, inputs, output)": entering,
+    }, "return the output of the module called name")
+    if message is None and any(module._forward_hooks for module in model.modules()):
+        return "the hook is still there: call .remove() on the handle, or hooks pile up"
+    return message
+
+
+@exercise("3.4")
+def _attention(answer: Callable) -> str | None:
+    """Attention transfer from its formula"""
+    student, teacher = normal(6, 3, 4, 4, seed=15), normal(6, 5, 4, 4, seed=16)
+
+    def distance(unit: Callable = F.normalize, square: bool = True) -> Tensor:
+        maps = [(a.square() if square else a) for a in (student, teacher)]
+        s, t = (unit(a.mean(1).flatten(1)) for a in maps)
+        return (s - t).square().mean()
+
+    def unflattened(a: Tensor) -> Tensor:
+        return F.normalize(a.square().mean(1), dim=1)
+
+    apart = (F.normalize(student.square().mean(1).flatten(1))
+             - F.normalize(teacher.square().mean(1).flatten(1))).square()
+    return compare(answer(student, teacher), distance(), {
+        "square the activations first: a map's sign says nothing about attention":
+            distance(square=False),
+        "scale every sample's map to length one": distance(lambda a: a),
+        "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
+            distance(lambda a: F.normalize(a, 1)),
+        "normalise each sample, not each position over the batch":
+            distance(lambda a: F.normalize(a, dim=0)),
+        "flatten the map to [B, H·W] before you normalise it":
+            (unflattened(student) - unflattened(teacher)).square().mean(),
+        "average over samples and positions instead of summing": apart.sum(),
+        "average over the positions too": apart.sum(1).mean(),
+        "return one number: average over samples and positions": apart,
+    }, "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one")
+
+
+@exercise("3.5")
+def _paired(answer: Callable) -> str | None:
+    """The interval of a paired difference"""
+    ours = torch.tensor([92.1, 93.4, 91.0, 94.2, 92.8], dtype=torch.float64)
+    theirs = torch.tensor([91.3, 92.1, 90.6, 93.1, 92.1], dtype=torch.float64)
+    gap, n, t = ours - theirs, len(ours), 2.7764451051977987   # t: 97.5 % point, 4 degrees
+
+    def ends(half: Tensor | float) -> Tensor:
+        return torch.stack([gap.mean() - half, gap.mean() + half])
+
+    right = t * gap.std() / n**0.5
+    unpaired = ((ours.var() + theirs.var()) / n).sqrt()
+    result = answer(ours.tolist(), theirs.tolist())
+    if isinstance(result, (tuple, list)):
+        result = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in result])
+    return compare(result, ends(right), {
+        "take the differences seed by seed first: unpaired, the noise of the seeds stays in":
+            ends(t * unpaired),
+        "divide the standard deviation by the root of n": ends(t * gap.std()),
+        "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
+        "divide by n - 1 in the standard deviation (ddof=1)":
+            ends(t * gap.std(correction=0) / n**0.5),
+        "use n - 1 = 4 degrees of freedom": ends(2.5706 / t * right),
+        "this is the one-sided 95 % point: the interval needs 97.5 % at each end":
+            ends(2.1318 / t * right),
+        "the sign: ours minus theirs": -ends(right).flip(0),
+    }, "mean ± t · s / √n of the five differences, as (low, high)", tolerance=1e-4)
