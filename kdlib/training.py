@@ -246,10 +246,11 @@ def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
 def _check_finite(values: Mapping[str, Tensor | float], epoch: int) -> None:
     """Raise if a value is not finite; tensors on a GPU are not read, which would stall it."""
     for name, value in values.items():
-        on_gpu = isinstance(value, Tensor) and value.is_cuda
-        if not on_gpu and not math.isfinite(value):
-            raise FloatingPointError(f"{name!r} became {float(value)} in epoch {epoch}: lower lr "
-                                     "or the weight of a loss term")
+        if isinstance(value, Tensor):
+            value = 0.0 if value.is_cuda else value.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name!r} became {value} in epoch {epoch}: lower lr or the "
+                                     "weight of a loss term")
 
 
 def _check(train: Split, epochs: int, batch_size: int, lr: float, label_smoothing: float,
