@@ -47,7 +47,7 @@ def test_damaged_asset_is_reported_with_its_remedy(tmp_path, monkeypatch):
     (tmp_path / "assets").mkdir()
     (tmp_path / "assets" / data.ASSET).write_bytes(b"PK\x03\x04 not really a zip")
     monkeypatch.setattr(data.resources, "files", lambda package: tmp_path)
-    with pytest.raises(RuntimeError, match="damaged or missing .* git checkout"):
+    with pytest.raises(RuntimeError, match="damaged or missing .*`git checkout"):
         data.load()
 
 
