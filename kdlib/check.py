@@ -484,10 +484,7 @@ def _paired(answer: Callable) -> str | None:
 
     right = t * gap.std() / n**0.5
     unpaired = ((ours.var() + theirs.var()) / n).sqrt()
-    result = answer(ours.tolist(), theirs.tolist())
-    if isinstance(result, (tuple, list)):
-        result = torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in result])
-    return compare(result, ends(right), {
+    return compare(_as_tensor(answer(ours.tolist(), theirs.tolist())), ends(right), {
         "take the differences seed by seed first: unpaired, the noise of the seeds stays in":
             ends(t * unpaired),
         "divide the standard deviation by the root of n": ends(t * gap.std()),

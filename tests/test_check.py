@@ -73,6 +73,61 @@ def cost(sizes):
     return weights + biases, 2 * weights
 
 
+def combined(s, t, y, T, alpha):
+    return (1 - alpha) * F.cross_entropy(s, y) + alpha * T**2 * kl(tempered(t.detach(), T),
+                                                                   tempered(s, T)).mean()
+
+
+def step(*without):
+    """A training step; `without` names what it forgets."""
+    def train(student, teacher, optimizer, images, labels):
+        teacher.train("eval" in without)
+        with torch.set_grad_enabled("no_grad" in without):
+            targets = F.softmax(teacher(images) / 4, 1)
+        logits = student(images)
+        reduction = "mean" if "batchmean" in without else "batchmean"
+        soft = F.kl_div(tempered(logits, 4), targets, reduction=reduction)
+        loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * soft * (1 if "T2" in without else 16)
+        if "zero_grad" not in without:
+            optimizer.zero_grad()
+        loss.backward()
+        if "step" not in without:
+            optimizer.step()
+        return loss
+    return train
+
+
+def hook(pick, remove=True):
+    def features(model, name, images):
+        found = []
+        handle = model.get_submodule(name).register_forward_hook(
+            lambda *seen: found.append(pick(seen)))
+        logits = model(images)
+        if remove:
+            handle.remove()
+        return logits if pick(("", "", None)) is Ellipsis else found[0]
+    return features
+
+
+def attention(unit=F.normalize, square=True, reduce=torch.mean):
+    def loss(student, teacher):
+        s, t = (unit((a.square() if square else a).mean(1).flatten(1)) for a in (student, teacher))
+        return reduce((s - t).square())
+    return loss
+
+
+def ends(a, b, factor=2.7764451, correction=1, root=5**0.5):
+    gap = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
+    half = factor * gap.std(correction=correction) / root
+    return gap.mean() - half, gap.mean() + half
+
+
+def unpaired(a, b):
+    a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+    half = 2.7764451 * ((a.var() + b.var()) / 5).sqrt()
+    return (a - b).mean() - half, (a - b).mean() + half
+
+
 RIGHT = {
     "1.1": cost,
     "1.2": lambda c, a: ~beaten(c, a, strictly=True),
@@ -84,6 +139,11 @@ RIGHT = {
     "2.3": lambda s, t, y: kl(tempered(without_target(t, y)), tempered(without_target(s, y))),
     "2.4": infonce,
     "2.5": reverse_gradient,
+    "3.1": combined,
+    "3.2": step(),
+    "3.3": hook(lambda seen: seen[2]),
+    "3.4": attention(),
+    "3.5": ends,
 }
 
 WRONG = [
@@ -185,6 +245,53 @@ WRONG = [
     ("2.5", lambda s, t: reverse_gradient(s, t) / F.softmax(s, 1), "weighted with its probability"),
     ("2.5", lambda s, t: reverse_gradient(s, t) / len(s), "no mean over the batch"),
     ("2.5", lambda s, t: s - t, "entry by entry"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, 1 - a), "alpha is the teacher's share"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (1 / T**2 - 1)
+     * combined(s, t, y, T, 1) * a, "T² is missing in front"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (T**2 - 1) * (1 - a)
+     * F.cross_entropy(s, y), "T² belongs to"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (1 - a)
+     * (F.cross_entropy(s / T, y) - F.cross_entropy(s, y)), "the labels are not softened"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) - 0.8 * a * combined(s, t, y, T, 1),
+     "C times too small"),
+    ("3.1", lambda s, t, y, T, a: a * combined(s, t, y, T, 1), "with the labels is missing"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + a * F.cross_entropy(s, y),
+     "weight the cross-entropy"),
+    ("3.1", lambda *a: combined(*a).item(), "no gradient"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + 0 * t.sum(), "train the teacher too"),
+    ("3.1", lambda s, t, y, T, a: s.sum(), "compute (1 - alpha)"),
+    ("3.2", step("eval"), "the teacher changed"),
+    ("3.2", step("batchmean"), "reduction='mean' divides"),
+    ("3.2", step("T2"), "factor T² is missing"),
+    ("3.2", step("T2", "batchmean"), "T² is missing, and"),
+    ("3.2", step("zero_grad"), "earlier steps add up"),
+    ("3.2", step("step"), "did not move"),
+    ("3.2", step("no_grad"), "teacher gets gradients"),
+    ("3.2", step("zero_grad", "T2"), "line by line"),
+    ("3.2", lambda s, t, o, x, y: step()(s.eval(), t, o, x, y), "student must be in training"),
+    ("3.3", hook(lambda seen: ...), "output of the whole network"),
+    ("3.3", hook(lambda seen: seen[1] and seen[1][0]), "what enters the module"),
+    ("3.3", hook(lambda seen: seen[2], remove=False), "hook is still there"),
+    ("3.3", lambda model, name, images: images, "shape must be [5, 3]"),
+    ("3.3", lambda model, name, images: model[:3](images) + 1, "output of the module called"),
+    ("3.4", attention(square=False), "square the activations"),
+    ("3.4", attention(lambda a: a), "scale every sample"),
+    ("3.4", attention(lambda a: F.normalize(a, 1)), "normalize(x, dim=1)"),
+    ("3.4", attention(lambda a: F.normalize(a, dim=0)), "not each position"),
+    ("3.4", attention(lambda a: F.normalize(a.view(-1, 4, 4)).flatten(1)), "flatten the map"),
+    ("3.4", attention(reduce=torch.sum), "instead of summing"),
+    ("3.4", attention(reduce=lambda a: a.sum(1).mean()), "over the positions too"),
+    ("3.4", attention(reduce=lambda a: a), "return one number"),
+    ("3.4", lambda s, t: s.sum(), "mean of (q_s - q_t)²"),
+    ("3.5", unpaired, "seed by seed"),
+    ("3.5", lambda a, b: ends(a, b, root=1), "root of n"),
+    ("3.5", lambda a, b: ends(a, b, factor=1.959964), "1.96 is for many seeds"),
+    ("3.5", lambda a, b: ends(a, b, correction=0), "ddof=1"),
+    ("3.5", lambda a, b: ends(a, b, factor=2.5705818), "4 degrees"),
+    ("3.5", lambda a, b: ends(a, b, factor=2.1318468), "one-sided"),
+    ("3.5", lambda a, b: ends(b, a), "the sign"),
+    ("3.5", lambda a, b: ends(a, b)[0], "shape must be [2], got []"),
+    ("3.5", lambda a, b: (0, 1), "mean ± t"),
 ]
 
 
