@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kdlib import checkpoints, processes, records
 from kdlib.data import Augment, Split, device_of, generator, mixup as mix_images
-from kdlib.distillers import Batch, Distiller, Outputs, Probe, create
+from kdlib.distillers import METHODS, Batch, Distiller, Outputs, Probe, create
 from kdlib.models import Tap, stage_shapes
 from kdlib.parallel import Failure, run as run_parallel
 from kdlib.progress import bar
@@ -354,8 +354,10 @@ def compare(methods: Mapping[str, Mapping[str, Any]], *, student: Callable[[], n
         finished = {task: stored[run.key, run.code] for task, run in blanks.items()
                     if (run.key, run.code) in stored}
 
+    registered = dict(METHODS)
+
     def one(task: _Task) -> tuple[_Task, dict[str, Any]]:
-        return task, _train_one(task, settings[task.method], evaluate_on, metrics)
+        return task, _train_one(task, settings[task.method], evaluate_on, metrics, registered)
 
     def collect(result: tuple[_Task, dict[str, Any]]) -> None:
         task, outcome = result
@@ -395,7 +397,8 @@ def _teacher(settings: Mapping[str, Any], seed: int) -> nn.Module | None:
 
 
 def _train_one(task: _Task, settings: Mapping[str, Any], evaluate_on: Split,
-               metrics: Callable | None) -> dict[str, Any]:
+               metrics: Callable | None, registered: Mapping[str, type]) -> dict[str, Any]:
+    METHODS.update(registered)  # a worker lacks the methods that a notebook added
     options = dict(settings) | {"teacher": _teacher(settings, task.seed), "seed": task.seed}
     network = build(options.pop("student"), task.seed)
     start = time.perf_counter()

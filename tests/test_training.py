@@ -272,6 +272,20 @@ def test_workers_give_the_same_bits_as_one_process(teacher):
         assert torch.equal(weights(ours.student), weights(theirs.student))
 
 
+def test_a_method_of_a_notebook_reaches_the_workers(teacher):
+    try:
+        @distillers.register("toy")
+        class Toy(distillers.Distiller):
+            def loss(self, batch):
+                return (batch.student.logits - batch.teacher.logits).abs().mean()
+
+        runs = compare({"Toy": {"method": "toy"}}, student=conv, train=toy(), evaluate_on=toy(),
+                       seeds=[0, 1], teacher=teacher, epochs=1, workers=2, progress=False)
+        assert ["toy" in run.history[0] for run in runs] == [True, True]
+    finally:
+        del distillers.METHODS["toy"]
+
+
 def deadly():
     if torch.initial_seed() == 1:  # the seed whose network is being built
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
