@@ -372,6 +372,81 @@ def _combined(answer: Callable) -> str | None:
 
 
 @exercise("3.2")
+def _hook(answer: Callable) -> str | None:
+    """A hook that reads a stage"""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.data = normal(*parameter.shape, seed=20 + number)
+    images = normal(5, 4, seed=14)
+    entering = model[1](images)
+    right, logits = entering.relu(), model(images)
+    message = compare(answer(model, "2", images), right, {
+        "this is the output of the whole network": logits,
+        "this is what enters the module: a hook gets (module, inputs, output)": entering,
+    }, "return the output of the module called name")
+    if message is None and any(module._forward_hooks for module in model.modules()):
+        return "the hook is still there: call .remove() on the handle, or hooks pile up"
+    return message
+
+
+@exercise("3.3")
+def _paired(answer: Callable) -> str | None:
+    """The interval of a paired difference"""
+    ours = torch.tensor([92.1, 93.4, 91.0, 94.2, 92.8], dtype=torch.float64)
+    theirs = torch.tensor([91.3, 92.1, 90.6, 93.1, 92.1], dtype=torch.float64)
+    gap, n, t = ours - theirs, len(ours), 2.7764451051977987   # t: 97.5 % point, 4 degrees
+
+    def ends(half: Tensor | float) -> Tensor:
+        return torch.stack([gap.mean() - half, gap.mean() + half])
+
+    right = t * gap.std() / n**0.5
+    unpaired = ((ours.var() + theirs.var()) / n).sqrt()
+    return compare(_as_tensor(answer(ours.tolist(), theirs.tolist())), ends(right), {
+        "take the differences seed by seed first: unpaired, the noise of the seeds stays in":
+            ends(t * unpaired),
+        "divide the standard deviation by the root of n": ends(t * gap.std()),
+        "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
+        "divide by n - 1 in the standard deviation (ddof=1)":
+            ends(t * gap.std(correction=0) / n**0.5),
+        "use n - 1 = 4 degrees of freedom": ends(2.5706 / t * right),
+        "this is the one-sided 95 % point: the interval needs 97.5 % at each end":
+            ends(2.1318 / t * right),
+        "the sign: ours minus theirs": -ends(right).flip(0),
+    }, "mean ± t · s / √n of the five differences, as (low, high)", tolerance=1e-4)
+
+
+@exercise("3.4")
+def _attention(answer: Callable) -> str | None:
+    """Attention transfer from its formula"""
+    student, teacher = normal(6, 3, 4, 4, seed=15), normal(6, 5, 4, 4, seed=16)
+
+    def distance(unit: Callable = F.normalize, square: bool = True) -> Tensor:
+        maps = [(a.square() if square else a) for a in (student, teacher)]
+        s, t = (unit(a.mean(1).flatten(1)) for a in maps)
+        return (s - t).square().mean()
+
+    def unflattened(a: Tensor) -> Tensor:
+        return F.normalize(a.square().mean(1), dim=1)
+
+    apart = (F.normalize(student.square().mean(1).flatten(1))
+             - F.normalize(teacher.square().mean(1).flatten(1))).square()
+    return compare(answer(student, teacher), distance(), {
+        "square the activations first: a map's sign says nothing about attention":
+            distance(square=False),
+        "scale every sample's map to length one": distance(lambda a: a),
+        "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
+            distance(lambda a: F.normalize(a, 1)),
+        "normalise each sample, not each position over the batch":
+            distance(lambda a: F.normalize(a, dim=0)),
+        "flatten the map to [B, H·W] before you normalise it":
+            (unflattened(student) - unflattened(teacher)).square().mean(),
+        "average over samples and positions instead of summing": apart.sum(),
+        "average over the positions too": apart.sum(1).mean(),
+        "return one number: average over samples and positions": apart,
+    }, "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one")
+
+
+@exercise("3.5")
 def _step(answer: Callable) -> str | None:
     """A training step without its four bugs"""
     images, target = normal(8, 6, seed=13), torch.arange(8) % 3
@@ -421,78 +496,3 @@ def _step(answer: Callable) -> str | None:
     if message is None and any(p.grad is not None for p in teacher.parameters()):
         return "the weights are right, but the teacher gets gradients: wrap it in torch.no_grad()"
     return message
-
-
-@exercise("3.3")
-def _hook(answer: Callable) -> str | None:
-    """A hook that reads a stage"""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double()
-    for number, parameter in enumerate(model.parameters()):
-        parameter.data = normal(*parameter.shape, seed=20 + number)
-    images = normal(5, 4, seed=14)
-    entering = model[1](images)
-    right, logits = entering.relu(), model(images)
-    message = compare(answer(model, "2", images), right, {
-        "this is the output of the whole network": logits,
-        "this is what enters the module: a hook gets (module, inputs, output)": entering,
-    }, "return the output of the module called name")
-    if message is None and any(module._forward_hooks for module in model.modules()):
-        return "the hook is still there: call .remove() on the handle, or hooks pile up"
-    return message
-
-
-@exercise("3.4")
-def _attention(answer: Callable) -> str | None:
-    """Attention transfer from its formula"""
-    student, teacher = normal(6, 3, 4, 4, seed=15), normal(6, 5, 4, 4, seed=16)
-
-    def distance(unit: Callable = F.normalize, square: bool = True) -> Tensor:
-        maps = [(a.square() if square else a) for a in (student, teacher)]
-        s, t = (unit(a.mean(1).flatten(1)) for a in maps)
-        return (s - t).square().mean()
-
-    def unflattened(a: Tensor) -> Tensor:
-        return F.normalize(a.square().mean(1), dim=1)
-
-    apart = (F.normalize(student.square().mean(1).flatten(1))
-             - F.normalize(teacher.square().mean(1).flatten(1))).square()
-    return compare(answer(student, teacher), distance(), {
-        "square the activations first: a map's sign says nothing about attention":
-            distance(square=False),
-        "scale every sample's map to length one": distance(lambda a: a),
-        "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
-            distance(lambda a: F.normalize(a, 1)),
-        "normalise each sample, not each position over the batch":
-            distance(lambda a: F.normalize(a, dim=0)),
-        "flatten the map to [B, H·W] before you normalise it":
-            (unflattened(student) - unflattened(teacher)).square().mean(),
-        "average over samples and positions instead of summing": apart.sum(),
-        "average over the positions too": apart.sum(1).mean(),
-        "return one number: average over samples and positions": apart,
-    }, "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one")
-
-
-@exercise("3.5")
-def _paired(answer: Callable) -> str | None:
-    """The interval of a paired difference"""
-    ours = torch.tensor([92.1, 93.4, 91.0, 94.2, 92.8], dtype=torch.float64)
-    theirs = torch.tensor([91.3, 92.1, 90.6, 93.1, 92.1], dtype=torch.float64)
-    gap, n, t = ours - theirs, len(ours), 2.7764451051977987   # t: 97.5 % point, 4 degrees
-
-    def ends(half: Tensor | float) -> Tensor:
-        return torch.stack([gap.mean() - half, gap.mean() + half])
-
-    right = t * gap.std() / n**0.5
-    unpaired = ((ours.var() + theirs.var()) / n).sqrt()
-    return compare(_as_tensor(answer(ours.tolist(), theirs.tolist())), ends(right), {
-        "take the differences seed by seed first: unpaired, the noise of the seeds stays in":
-            ends(t * unpaired),
-        "divide the standard deviation by the root of n": ends(t * gap.std()),
-        "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
-        "divide by n - 1 in the standard deviation (ddof=1)":
-            ends(t * gap.std(correction=0) / n**0.5),
-        "use n - 1 = 4 degrees of freedom": ends(2.5706 / t * right),
-        "this is the one-sided 95 % point: the interval needs 97.5 % at each end":
-            ends(2.1318 / t * right),
-        "the sign: ours minus theirs": -ends(right).flip(0),
-    }, "mean ± t · s / √n of the five differences, as (low, high)", tolerance=1e-4)
