@@ -133,13 +133,15 @@ def look(method: str) -> dict[str, str]:
 
 def figure(rows: int = 1, columns: int = 1, *, height: float = 3.2,
            **options: Any) -> tuple[Figure, Any]:
-    """A figure of the kit's width and style; `height` in inches for each row of axes.
+    """A figure of the kit's width; `height` in inches for each row of axes.
+
+    Sets the kit's style for this process: legends and texts added later follow it too.
 
     Returns:
         (figure, axes) as `plt.subplots` gives them.
     """
-    with plt.rc_context(STYLE):
-        return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **options)
+    plt.rcParams.update(STYLE)
+    return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **options)
 
 
 def intervals(results: Mapping[str, Interval], *, xlabel: str, axes: Axes | None = None,
