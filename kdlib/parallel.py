@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import traceback
+import warnings
 from concurrent.futures import BrokenExecutor, as_completed
 from contextlib import contextmanager
 from functools import lru_cache
@@ -46,6 +47,8 @@ def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | 
         progress: bool = True) -> list[Any]:
     """`[function(item) for item in items]`, in parallel; failed items give a `Failure`.
 
+    Failures are also listed in a warning.
+
     Args:
         function: called in a worker with one CPU thread; may be defined in a notebook.
         items: the arguments, small (what is large belongs into the function's closure, which is
@@ -71,8 +74,13 @@ def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | 
             if on_result is not None and not isinstance(result, Failure):
                 on_result(result)
             ticker.update()
-    if items and all(isinstance(result, Failure) for result in results):
+    failures = [result for result in results if isinstance(result, Failure)]
+    if items and len(failures) == len(items):
         raise RuntimeError(f"all {len(items)} {label} failed; the first said:\n{results[0].error}")
+    if failures:
+        lines = [f"  {failure.item}: {failure.error}" for failure in failures]
+        warnings.warn("\n".join([f"{len(lines)} of {len(items)} {label} failed:", *lines]),
+                      RuntimeWarning, stacklevel=2)
     return results
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import math
 import time
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
@@ -22,7 +21,7 @@ from kdlib import checkpoints, processes, records
 from kdlib.data import Augment, Split, device_of, generator, mixup as mix_images
 from kdlib.distillers import METHODS, Batch, Distiller, Outputs, Probe, create
 from kdlib.models import Tap, stage_shapes
-from kdlib.parallel import Failure, run as run_parallel
+from kdlib.parallel import run as run_parallel
 from kdlib.progress import bar
 from kdlib.records import Run
 
@@ -297,6 +296,9 @@ class _Task(NamedTuple):
     method: str
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.method}, seed {self.seed}"
+
 
 def compare(methods: Mapping[str, Mapping[str, Any]], *, student: Callable[[], nn.Module],
             train: Split, evaluate_on: Split, seeds: Sequence[int],
@@ -375,14 +377,9 @@ def compare(methods: Mapping[str, Mapping[str, Any]], *, student: Callable[[], n
 
     on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
     one_process = on_gpu or processes.join()[1] > 1
-    results = run_parallel(one, [task for task in tasks if task not in finished],
-                           workers=1 if one_process else workers, label=experiment,
-                           on_result=collect, progress=progress)
-    failures = [result for result in results if isinstance(result, Failure)]
-    if failures:
-        lines = [f"  {f.item.method}, seed {f.item.seed}: {f.error}" for f in failures]
-        warnings.warn("\n".join([f"{len(failures)} of {len(tasks)} runs failed:", *lines]),
-                      RuntimeWarning, stacklevel=2)
+    run_parallel(one, [task for task in tasks if task not in finished],
+                 workers=1 if one_process else workers, label=f"runs of {experiment}",
+                 on_result=collect, progress=progress)
     return [finished[task] for task in tasks if task in finished]
 
 

@@ -302,7 +302,7 @@ def raising():
     (raising, "CE, seed 1: ValueError: no network today"),
     (deadly, "CE, seed 1: the worker process died")])
 def test_a_failing_worker_costs_only_its_own_run(constructor, error, tmp_path):
-    with pytest.warns(RuntimeWarning, match=f"1 of 4 runs failed:\n  {error}"):
+    with pytest.warns(RuntimeWarning, match=f"1 of 4 runs of trial failed:\n  {error}"):
         runs = compare({"CE": {"student": constructor}, "Other": {}}, student=conv, train=toy(),
                        evaluate_on=toy(), seeds=[0, 1], epochs=1, workers=2, folder=tmp_path,
                        experiment="trial", progress=False)
@@ -332,7 +332,8 @@ def test_parallel_keeps_order_and_survives():
         return x * x
 
     for workers in (1, 2):
-        results = parallel.run(square, [3, 2, 1], workers=workers, progress=False)
+        with pytest.warns(RuntimeWarning, match="1 of 3 runs failed:\n  2: ValueError: two"):
+            results = parallel.run(square, [3, 2, 1], workers=workers, progress=False)
         assert results[0] == 9 and results[2] == 1
         assert results[1].item == 2 and "ValueError: two" in results[1].error
     with pytest.raises(RuntimeError, match="all 1 runs failed.*\n.*two"):
