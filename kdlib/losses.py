@@ -75,8 +75,8 @@ def cc(
     """Correlation congruence (Peng et al. 2019), features flattened to [B, D].
 
     "official": mean over i < B of ⟨|s_i − t_i|, |s_{i+1} − t_{i+1}|⟩. Unlike the paper it needs
-    equal D and depends on the order of the batch. "paper" (Section 3.3): ‖K_s − K_t‖²_F / B² with
-    the Gaussian kernel exp(−γ‖x − y‖²) of unit rows, its series cut after the power `order`:
+    equal D and depends on the order of the batch. "paper": ‖K_s − K_t‖²_F / B² with the Gaussian
+    kernel exp(−γ‖x − y‖²) of unit rows, its series cut after the power `order`:
     K = exp(−2γ) Σ_p (2γ)^p / p! ⟨x, y⟩^p. One sample gives 0 ("official").
     """
     _choice("variant", variant, ("official", "paper"))
@@ -105,10 +105,10 @@ def rkd(
     """w_d mean_ij h(d_ij/μ_s, δ_ij/μ_t) + w_a mean_ijk h(cos∠jik of s, of t), h = Huber, knee at 1.
 
     d, δ are distances in student and teacher, μ their mean over i ≠ j. Park et al. 2019 (RKD),
-    Eqs. 5 to 10; weights from RepDistiller. Features are flattened to [B, D]; D may differ.
-    Everything follows from the B×B distances: cos∠jik = (d_ij² + d_ik² − d_jk²) / 2 d_ij d_ik. The
-    plain form, with all differences x_j − x_i, needs B²D numbers. One sample gives 0. Equal rows
-    get the distance 1e-6, angles of 0 and no gradient.
+    Section 3.2, from Eq. 5 on; weights from RepDistiller. Features are flattened to [B, D]; D may
+    differ. Everything follows from the B×B distances: cos∠jik = (d_ij² + d_ik² − d_jk²) /
+    2 d_ij d_ik. The plain form, with all differences x_j − x_i, needs B²D numbers. One sample gives
+    0. Equal rows get the distance 1e-6, angles of 0 and no gradient.
     """
     s, t = _rows(student_features, teacher_features)
     if len(s) == 1:
@@ -122,9 +122,9 @@ def rkd(
 def pkt(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """mean_ij p^t_ij log((p^t_ij + ε)/(p^s_ij + ε)), p_ij = k_ij / Σ_j k_ij, k = (1 + cosine)/2.
 
-    Passalis, Tefas 2018 (PKT), Section 3; ε = 1e-7. The paper sums over i ≠ j, the authors' code
-    averages over all B² pairs. Features are flattened to [B, D]; D may differ. Rows are divided by
-    (norm + ε); a row of zeros stays zero and gets no gradient.
+    Passalis, Tefas 2018 (PKT); as in the authors' code, ε = 1e-7 and the mean is over all B² pairs.
+    Features are flattened to [B, D]; D may differ. Rows are divided by (norm + ε); a row of zeros
+    stays zero and gets no gradient.
     """
     eps = 1e-7
 
@@ -140,7 +140,7 @@ def pkt(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 def vid(mean: Tensor, variance_parameter: Tensor, teacher_features: Tensor) -> Tensor:
     """mean of ½((t − μ)²/σ² + log σ²), one σ² = softplus(parameter) + 1e-5 per channel.
 
-    Ahn et al. 2019 (VID), Eq. 6 for σ²; −log q(t | s) without its constant, so it can be negative.
+    Ahn et al. 2019 (VID): −log q(t | s) without its constant, so it can be negative.
     `mean` [B, C, ...] is predicted from the student's features, `variance_parameter` [C] has to be
     trained with the rest. A larger teacher map is average-pooled to the size of `mean`; a larger
     student map has to be pooled before the regressor.
@@ -163,8 +163,8 @@ def nst(student_map: Tensor, teacher_map: Tensor) -> Tensor:
     """MMD² of channels: k(s, s) + k(t, t) − 2 k(s, t), k = mean over pairs of ⟨a, b⟩².
 
     a, b are channels of maps [B, C, H, W], flattened and scaled to unit length; means over samples
-    and pairs of channels. Huang, Wang 2017 (NST), Section 4, polynomial kernel of degree 2. The
-    larger map is average-pooled; the numbers of channels may differ.
+    and pairs of channels. Huang, Wang 2017 (NST), polynomial kernel of degree 2. The larger map is
+    average-pooled; the numbers of channels may differ.
     """
     s, t = (F.normalize(a.flatten(2), dim=2) for a in match_maps(student_map, teacher_map))
 
@@ -182,7 +182,7 @@ def dkd(
     beta: float = 8.0,
     temperature: float = 4.0,
 ) -> Tensor:
-    """T² (α TCKD + β NCKD): Zhao et al. 2022 (DKD), Section 3; β = 8 is the value for CIFAR-100.
+    """T² (α TCKD + β NCKD): Zhao et al. 2022 (DKD), Section 3; on CIFAR-100 β is 2, 6 or 8.
 
     TCKD = KL of (target, rest), NCKD = KL among the other classes; KD = TCKD + (1 − p_t(y)) NCKD.
     The official code takes logarithms of probabilities and subtracts 1000 from the target's logit,
@@ -212,8 +212,8 @@ def dist(
 ) -> Tensor:
     """T² (β (1 − mean Pearson of rows) + γ (1 − mean Pearson of columns)) on p = softmax(z / T).
 
-    Huang et al. 2022 (DIST), Section 3; on CIFAR the paper uses 2, 2, T = 4. T² is in the code, not
-    in the paper's listing. The loss is not 0 at s = t: 1e-8 is added to the product of the norms,
+    Huang et al. 2022 (DIST), Section 3, with 2, 2, T = 4 on CIFAR-100. T² is in the code, not in
+    the paper's listing. The loss is not 0 at s = t: 1e-8 is added to the product of the norms,
     so a class of negligible probability has a correlation of 0 with itself, not 1.
     """
     s, t = _logits(student_logits, teacher_logits, temperature)
@@ -241,7 +241,7 @@ def ofa(
 
     "official": w_y = (1 + p_y)^γ − 1 for the target y and w_c = p_c^γ for the others, so γ = 1 is
     plain soft cross-entropy. "lecture": w_y = (1 + p_y)^γ and w_c = p_c, the formula of the slide
-    and of Hao et al. 2023 (OFA-KD), Section 3.2. Neither has a factor T².
+    and of Hao et al. 2023 (OFA-KD). Neither has a factor T².
     """
     _choice("variant", variant, ("official", "lecture"))
     _positive("gamma", gamma)
@@ -256,10 +256,10 @@ def ofa(
 def nce(positive: Tensor, negative: Tensor, num_samples: int, mask: Tensor | None = None) -> Tensor:
     """−mean_i [log P/(P + c_i) of the positive + Σ_k log c_i/(P + c_i) of the negatives].
 
-    c_i = (number of negatives of i) / num_samples. Tian et al. 2020 (CRD), Section 3.1: one
-    direction of the memory-bank form. `positive` [B] and `negative` [B, K] hold log P, P =
-    exp(⟨u, v⟩/τ)/Z; `mask` [B, K] says which columns count. The code's ε = 1e-7 stands beside c_i
-    in the denominators. Both sides may be learned embeddings: detach what should not be.
+    c_i = (number of negatives of i) / num_samples. Tian et al. 2020 (CRD): one direction
+    of the memory-bank form. `positive` [B] and `negative` [B, K] hold log P, P = exp(⟨u, v⟩/τ)/Z;
+    `mask` [B, K] says which columns count. The code's ε = 1e-7 stands beside c_i in the
+    denominators. Both sides may be learned embeddings: detach what should not be.
     """
     if negative.ndim != 2 or positive.shape != negative.shape[:1] or len(positive) == 0:
         raise ValueError(
