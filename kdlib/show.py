@@ -163,6 +163,42 @@ def intervals(results: Mapping[str, Interval], *, xlabel: str, axes: Axes | None
     return axes
 
 
+def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, axes: Axes | None = None,
+         reference: float | None = None, title: str = "", legend: bool = True) -> Axes:
+    """Bars with 95 % intervals, in groups over a common axis; one colour a method.
+
+    Args:
+        groups: {group: {method: interval}}; a single group writes the methods below its bars.
+            Methods whose name begins with "control" or ends with "*" are hatched.
+        reference: where to draw a horizontal line, e.g. chance.
+        legend: name the methods of several groups in a legend.
+    """
+    if axes is None:
+        _, axes = figure()
+    methods = list(dict.fromkeys(name for group in groups.values() for name in group))
+    width = 0.8 / len(methods)
+    for column, method in enumerate(methods):
+        found = [(row, group[method]) for row, group in enumerate(groups.values())
+                 if method in group]
+        places = [row + (column - (len(methods) - 1) / 2) * width for row, _ in found]
+        hatch = "///" if method.startswith("control") or method.endswith("*") else None
+        axes.bar(places, [value.mean for _, value in found], 0.9 * width, label=method,
+                 yerr=[value.half_width for _, value in found], color=look(method)["color"],
+                 hatch=hatch, edgecolor="white", error_kw={"capsize": 3, "elinewidth": 1})
+        if len(groups) == 1:
+            axes.text(places[0], -0.02, method, ha="center", va="top", fontsize=9,
+                      transform=axes.get_xaxis_transform())
+    if reference is not None:
+        axes.axhline(reference, color=RED, linewidth=1, linestyle="--")
+    axes.set(xticks=range(len(groups)), xticklabels=["" if len(groups) == 1 else name
+                                                     for name in groups],
+             ylabel=ylabel, title=title)
+    axes.grid(False, axis="x")
+    if legend and len(groups) > 1:
+        axes.legend()
+    return axes
+
+
 def gains(runs: Sequence[Run], baseline: str, *, metric: str = METRIC, xlabel: str | None = None,
           axes: Axes | None = None, title: str = "") -> Axes:
     """Paired differences of every method to `baseline`, with their intervals."""
