@@ -501,6 +501,26 @@ def _step(answer: Callable) -> str | None:
 # Notebook 4: what gets distilled
 
 @exercise("4.1")
+def _cam(answer: Callable) -> str | None:
+    """Grad-CAM from features and their gradient"""
+    feature, gradient = normal(3, 4, 5, 5, seed=24).relu(), normal(3, 4, 5, 5, seed=25)
+    weight = gradient.mean((2, 3), keepdim=True)
+    evidence = (weight * feature).sum(1)
+    return compare(answer(feature, gradient), evidence.relu(), {
+        "ReLU is missing: evidence against the class does not count": evidence,
+        "ReLU comes after the sum over the channels": (weight * feature).relu().sum(1),
+        "average each channel's gradient over the positions first":
+            (gradient * feature).sum(1).relu(),
+        "sum over the channels instead of averaging": evidence.relu() / 4,
+        "average the gradient over the positions instead of summing": evidence.relu() * 25,
+        "ReLU clips the map, it is no absolute value": evidence.abs(),
+        "weight the features with the mean gradient of their channel":
+            feature.sum(1).relu(),
+        "drop the channel axis: the result is [n, h, w]": evidence.relu()[:, None],
+    }, "weights are the mean gradient of each channel; ReLU of the weighted sum of the channels")
+
+
+@exercise("4.2")
 def _fooling(answer: Callable) -> str | None:
     """The fooling rate of an attack"""
     clean, attacked = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 1, 9, 9, 4, 5, 6, 2])
@@ -520,7 +540,7 @@ def _fooling(answer: Callable) -> str | None:
     }, "count the images whose predicted class changed, whatever the label says")
 
 
-@exercise("4.2")
+@exercise("4.3")
 def _attack_step(answer: Callable) -> str | None:
     """One step of iterative FGSM"""
     image = normal(3, 1, 4, 4, seed=21).sigmoid()
@@ -545,26 +565,6 @@ def _attack_step(answer: Callable) -> str | None:
         "both limits are missing: ±epsilon around the clean image, and [0, 1]": up,
         "step by `size`; epsilon is the limit": box(moved + epsilon * gradient.sign()),
     }, "move each pixel by size along the sign of its gradient, then clip twice")
-
-
-@exercise("4.3")
-def _cam(answer: Callable) -> str | None:
-    """Grad-CAM from features and their gradient"""
-    feature, gradient = normal(3, 4, 5, 5, seed=24).relu(), normal(3, 4, 5, 5, seed=25)
-    weight = gradient.mean((2, 3), keepdim=True)
-    evidence = (weight * feature).sum(1)
-    return compare(answer(feature, gradient), evidence.relu(), {
-        "ReLU is missing: evidence against the class does not count": evidence,
-        "ReLU comes after the sum over the channels": (weight * feature).relu().sum(1),
-        "average each channel's gradient over the positions first":
-            (gradient * feature).sum(1).relu(),
-        "sum over the channels instead of averaging": evidence.relu() / 4,
-        "average the gradient over the positions instead of summing": evidence.relu() * 25,
-        "ReLU clips the map, it is no absolute value": evidence.abs(),
-        "weight the features with the mean gradient of their channel":
-            feature.sum(1).relu(),
-        "drop the channel axis: the result is [n, h, w]": evidence.relu()[:, None],
-    }, "weights are the mean gradient of each channel; ReLU of the weighted sum of the channels")
 
 
 @exercise("4.4")
