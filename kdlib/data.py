@@ -184,13 +184,11 @@ def shift(images: Tensor, generator: torch.Generator, *, pixels: int = 1) -> Ten
     Args:
         images: [n, c, h, w].
     """
-    n, c, h, w = images.shape
+    n, _, h, w = images.shape
     dy, dx = torch.randint(0, 2 * pixels + 1, (2, n), generator=generator).to(images.device)
-    rows = (torch.arange(h, device=images.device) + dy[:, None])[:, None, :, None]
-    columns = (torch.arange(w, device=images.device) + dx[:, None])[:, None, None, :]
-    n_index = torch.arange(n, device=images.device)[:, None, None, None]
-    c_index = torch.arange(c, device=images.device)[None, :, None, None]
-    return F.pad(images, (pixels,) * 4)[n_index, c_index, rows, columns]
+    # A view of all shifted images; indexing copies one of them for each image.
+    shifted = F.pad(images, (pixels,) * 4).unfold(2, h, 1).unfold(3, w, 1)
+    return shifted[torch.arange(n, device=images.device), :, dy, dx]
 
 
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
