@@ -96,14 +96,15 @@ class Claim(NamedTuple):
     interval: Interval
     count: int
     unit: str
+    demand: str = ""  # what the interval has to satisfy, unless that is to lie above 0
 
     def __str__(self) -> str:
         word = self.verdict
         if word == "close":
             word = f"close ≈{'holds' if self.shown else 'not shown'}"
         mean, low, high = (f"≈ {value:+.3g}" for value in self.interval)
-        return f"claim: {self.text} | {word} | {mean} {self.unit} [{low}, {high}], " \
-               f"{self.count} paired seeds"
+        return f"claim: {self.text} | {word} | {mean} {self.unit} [{low}, {high}]" \
+               f"{self.demand}, {self.count} paired seeds"
 
     def _ipython_display_(self) -> None:
         """Show nothing: `claim` has printed the line already."""
@@ -135,10 +136,12 @@ def claim(text: str, differences: Sequence[float], *, above: float = 0.0,
     found = interval(differences)
     if within is None:
         room = found.low - above
+        demand = f", needs > {above:g}" if above else ""
     else:
         room = min(found.low + within, within - found.high)
+        demand = f", needs within ±{within:g}"
     unsure = close or abs(room) < MARGIN * found.half_width
     verdict = "close" if unsure else "holds" if room > 0 else "not shown"
-    result = Claim(text, verdict, room > 0, found, len(differences), unit)
+    result = Claim(text, verdict, room > 0, found, len(differences), unit, demand)
     print(result)
     return result

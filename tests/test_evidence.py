@@ -41,6 +41,7 @@ def test_claim_needs_the_whole_interval(capsys):
     assert line.startswith("claim: A beats B | holds | ≈ +2 points [≈ +1.8, ≈ +2.2], 5 paired")
     assert evidence.claim("A beats B", [2.0, -2.1, 1.9, -2.2, 0.2]).verdict == "not shown"
     assert evidence.claim("by 3", [2.0, 2.1, 1.9, 2.2, 1.8], above=3).verdict == "not shown"
+    assert "[≈ +1.8, ≈ +2.2], needs > 3, 5 paired seeds" in capsys.readouterr().out
 
 
 def test_claim_near_the_threshold_is_close_and_masked(capsys):
@@ -57,7 +58,8 @@ def test_claim_near_the_threshold_is_close_and_masked(capsys):
 
 def test_equivalence_needs_the_interval_inside():
     values = [0.1, -0.1, 0.05, -0.05, 0.0]
-    assert evidence.claim("no difference", values, within=1).verdict == "holds"
+    equal = evidence.claim("no difference", values, within=1)
+    assert equal.verdict == "holds" and ", needs within ±1, 5 paired seeds" in str(equal)
     assert evidence.claim("no difference", [3.0, 3.1, 2.9, 3, 3], within=1).verdict == "not shown"
     wide = [4.0, -4.0, 3.0, -3.0, 0.0]  # no difference seen is not no difference
     assert evidence.claim("no difference", wide, within=1).verdict == "not shown"
