@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models import Tap, evaluating, resolve_stage
+from kdlib.models import Tap, evaluating, resolve_stage
 
 BATCH = 250  # images per pass: larger ones leave the processor's cache and are no faster
 

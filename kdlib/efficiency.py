@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from .models import evaluating
+from kdlib.models import evaluating
 
 
 def parameters(model: nn.Module) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from kdlib import checkpoints, processes, records
 from kdlib.data import Augment, Split, device_of, generator, mixup as mix_images
 from kdlib.distillers import METHODS, Batch, Distiller, Outputs, Probe, create
-from kdlib.models import Tap, stage_shapes
+from kdlib.models import Tap, evaluating, stage_shapes
 from kdlib.parallel import run as run_parallel
 from kdlib.progress import bar
 from kdlib.records import Run
@@ -32,12 +32,8 @@ EVALUATION_BATCH = 500
 @torch.no_grad()
 def predict(model: nn.Module, images: Tensor) -> Tensor:
     """Logits [n, classes] of `images`, in eval mode; the model's mode is restored."""
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         return torch.cat([model(part) for part in images.split(EVALUATION_BATCH)])
-    finally:
-        model.train(training)
 
 
 def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
