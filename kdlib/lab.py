@@ -31,8 +31,10 @@ def command(options: Sequence[str] = (), *, root: bool, display: bool,
     The server may read the whole kit (a notebook links to the library), and opens in `folder`.
     Quiet: what Jupyter prints at this log level is its address, with the token.
     """
-    return [sys.executable, "-m", "jupyterlab", "--Application.log_level=ERROR", "--LabApp.log_level=ERROR",
-            f"--ServerApp.root_dir={folder.parent}", f"--FileContentsManager.preferred_dir={folder}",
+    return [sys.executable, "-m", "jupyterlab",
+            "--Application.log_level=ERROR", "--LabApp.log_level=ERROR",
+            f"--ServerApp.root_dir={folder.parent}",
+            f"--FileContentsManager.preferred_dir={folder}",
             # Nothing is asked of the network.
             "--LabApp.news_url=None",
             "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

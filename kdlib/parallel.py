@@ -1,8 +1,9 @@
 """Run one function over many items in worker processes, one thread each.
 
 Small networks train faster as several one-thread processes than as one process with several
-threads. Workers come from loky, the executor behind joblib: functions and classes defined in a notebook cell work,
-on every system. A worker that raises or dies costs its own item, never the finished ones.
+threads. Workers come from loky, the executor behind joblib: functions and classes defined in a
+notebook cell work, on every system. A worker that raises or dies costs its own item, never the
+finished ones.
 """
 
 from __future__ import annotations

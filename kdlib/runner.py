@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 class Progress:
-    """One bar for all notebooks, in seconds of the reference machine; it moves in long cells too."""
+    """One bar for all notebooks, in seconds of the reference machine; it moves inside cells too."""
 
     def __init__(self, total: float):
         from tqdm import tqdm

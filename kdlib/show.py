@@ -252,6 +252,7 @@ def images(batch: Tensor, titles: Sequence[str] | None = None, *, columns: int =
     for position, cell in enumerate(axes.flat):
         cell.axis("off")
         if position < len(batch):
-            cell.imshow(batch[position].permute(1, 2, 0).squeeze(-1).numpy(), cmap=cmap, vmin=0, vmax=1)
+            pixels = batch[position].permute(1, 2, 0).squeeze(-1).numpy()
+            cell.imshow(pixels, cmap=cmap, vmin=0, vmax=1)
             cell.set_title(titles[position] if titles else "", fontsize=9)
     return picture

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: run, doctor, lab, and what each says when something is wrong."""
+"""The command line as a user meets it: run, doctor, lab, and their words when all is not well."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The registry, every method on every kind of network, and the memory bank against its reference."""
+"""The registry, every method on every kind of network, the memory bank against its reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules for the committed notebooks that nbval does not see: it passes a notebook without outputs."""
+"""Rules for the committed notebooks that nbval does not see: it passes one without outputs."""
 
 import ast
 import importlib

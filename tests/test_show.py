@@ -62,7 +62,8 @@ def test_figures_are_labelled(runs):
     assert axes.get_xlabel() and [t.get_text() for t in axes.get_yticklabels()] == ["KD, T=4"]
     axes = show.curves({"CE": [Interval(1, 0, 2)] * 2}, [5, 40], xlabel="epochs", ylabel="%")
     assert axes.get_legend() is not None
-    groups = {"A": {"Ind": Interval(1, 0, 2), "KL*": Interval(2, 1, 3)}, "B": {"KL*": Interval(3, 2, 4)}}
+    groups = {"A": {"Ind": Interval(1, 0, 2), "KL*": Interval(2, 1, 3)},
+              "B": {"KL*": Interval(3, 2, 4)}}
     axes = show.bars(groups, ylabel="%", reference=0.5)
     assert [t.get_text() for t in axes.get_xticklabels()] == ["A", "B"] and axes.get_legend()
     assert [bar.get_height() for bar in axes.patches] == [1, 2, 3]

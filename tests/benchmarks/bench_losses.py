@@ -1,4 +1,4 @@
-"""RKD and NST beside the form in which they are usually written: python tests/benchmarks/bench_losses.py
+"""RKD and NST beside their usual, plain form: python tests/benchmarks/bench_losses.py
 
 Value and gradient, one thread, the same inputs, both forms in turn; the best of the repeats. The
 plain RKD needs about 2 GB of memory and some ten seconds.
