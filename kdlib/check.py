@@ -9,6 +9,7 @@ the first line of its docstring becomes the title. An answer is a value or the s
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Callable
 
 import torch
@@ -117,7 +118,7 @@ def _cost(answer: Callable) -> str | None:
     def pair(parameters: int, operations: int) -> Tensor:
         return torch.tensor([parameters, operations], dtype=torch.float64)
 
-    return compare(_as_tensor(answer(sizes)), pair(weights + biases, 2 * weights), {
+    message = compare(_as_tensor(answer(sizes)), pair(weights + biases, 2 * weights), {
         "every layer has biases, one for each output": pair(weights, 2 * weights),
         "a weight costs two operations: a multiplication and an addition":
             pair(weights + biases, weights),
@@ -129,6 +130,13 @@ def _cost(answer: Callable) -> str | None:
         "parameters come first, FLOPs second": pair(2 * weights, weights + biases),
     }, "parameters: inputs times outputs plus outputs, summed over the layers; "
        "FLOPs: two for each weight")
+    if message is not None:
+        return message
+    for sizes, cost in {(4, 5, 6, 5, 3): (114, 190), (7, 3): (24, 42)}.items():
+        if compare(_as_tensor(answer(list(sizes))), pair(*cost), {}, "wrong") is not None:
+            return (f"right for three layers, not for {len(sizes) - 1}: sizes may have any length, "
+                    "so loop over pairs of neighbours")
+    return None
 
 
 @exercise("1.2")
@@ -149,6 +157,10 @@ def _frontier(answer: Callable) -> str | None:
         "of two equal networks both stay": mask("1110000"),
         "a network does not beat itself": mask("0000000"),
         "the networks are not sorted by cost": mask("1000000"),
+        "the wrong axis: these networks beat no other; with costs[:, None] <= costs the winner is "
+        "on axis 0, so reduce that axis": mask("0101101"),
+        "the wrong axis, and the wrong way round: with costs[:, None] <= costs reduce axis 0, the "
+        "winner's; True is for networks that nothing beats": mask("1010010"),
         "the best ratio is one point of the frontier, not all of it": mask("0100000"),
     }, "compare each network with all others: is one at least as good in both, and better in one?")
 
@@ -166,6 +178,9 @@ def _jensen(answer: Callable) -> str | None:
         "return one value for each sample, without the mean over the batch": right.mean(),
         "return one value for each sample, without the sum over the batch": right.sum(),
         "return one value for each sample: average over the members too": single - together,
+        "this sums over the members: their loss is the mean": single.sum(0) - together,
+        "this sums the members' probabilities: the ensemble's are their mean":
+            single.mean(0) - (together - math.log(3)),
         "the mean of the logarithms is the members' loss itself: average the probabilities":
             torch.zeros_like(right),
         "this averages the logits: average the probabilities":

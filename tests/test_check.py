@@ -54,10 +54,15 @@ def batch(scores):
     return torch.arange(len(scores))
 
 
-def beaten(costs, accuracies, strictly):
+def rivals(costs, accuracies, strictly=True):
+    """Which network (row) beats which (column)."""
     cheaper, better = costs[:, None] <= costs, accuracies[:, None] >= accuracies
     unequal = (costs[:, None] < costs) | (accuracies[:, None] > accuracies)
-    return (cheaper & better & (unequal if strictly else ~torch.eye(len(costs)).bool())).any(0)
+    return cheaper & better & (unequal if strictly else ~torch.eye(len(costs)).bool())
+
+
+def beaten(costs, accuracies, strictly):
+    return rivals(costs, accuracies, strictly).any(0)
 
 
 def members(logits, target):
@@ -201,6 +206,9 @@ WRONG = [
     ("1.1", lambda sizes: cost(sizes)[::-1], "parameters come first"),
     ("1.1", lambda sizes: cost(sizes)[0], "shape must be [2], got []"),
     ("1.1", lambda sizes: (1, 2), "inputs times outputs"),
+    ("1.1", lambda sizes: cost(sizes[:4]), "right for three layers, not for 4"),
+    ("1.1", lambda sizes: (sizes[0] * sizes[1] + sizes[1] * sizes[2] + sizes[2] * sizes[-1]
+                           + sum(sizes[1:]), 2 * layers(sizes)[0]), "not for 4"),
     ("1.2", lambda c, a: beaten(c, a, strictly=True), "wrong way round"),
     ("1.2", lambda c, a: ~((c[:, None] < c) & (a[:, None] > a)).any(0), "is better too"),
     ("1.2", lambda c, a: ~beaten(c, a, strictly=False), "two equal networks do not"),
@@ -210,11 +218,15 @@ WRONG = [
     ("1.2", lambda c, a: ~((c[:, None] <= c) & (a[:, None] >= a)).any(0), "beat itself"),
     ("1.2", lambda c, a: [all(a[i] > v for v in a[:i]) for i in range(7)], "not sorted by cost"),
     ("1.2", best_ratio, "one point of the frontier"),
+    ("1.2", lambda c, a: ~rivals(c, a).any(1), "the winner is on axis 0"),
+    ("1.2", lambda c, a: rivals(c, a).any(1), "and the wrong way round"),
     ("1.2", lambda c, a: a > 50, "at least as good in both"),
     ("1.3", lambda z, y: mixed(z, y) - members(z, y).mean(0), "sign"),
     ("1.3", lambda z, y: RIGHT["1.3"](z, y).mean(), "without the mean"),
     ("1.3", lambda z, y: RIGHT["1.3"](z, y).sum(), "without the sum"),
     ("1.3", lambda z, y: members(z, y) - mixed(z, y), "over the members too"),
+    ("1.3", lambda z, y: members(z, y).sum(0) - mixed(z, y), "this sums over the members"),
+    ("1.3", lambda z, y: RIGHT["1.3"](z, y) + torch.tensor(3.0).log(), "probabilities: the"),
     ("1.3", lambda z, y: members(z, y).mean(0) - members(z, y).mean(0), "mean of the logarithms"),
     ("1.3", lambda z, y: members(z, y).mean(0) - F.cross_entropy(z.mean(0), y, reduction="none"),
      "averages the logits"),
