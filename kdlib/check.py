@@ -454,12 +454,22 @@ def _hook(answer: Callable) -> str | None:
     images = normal(5, 4, seed=14)
     entering = model[1](images)
     right, logits = entering.relu(), model(images)
-    message = compare(answer(model, "2", images), right, {
+    model[3].eval()                                     # parts of a network can differ in mode
+    modes = [module.training for module in model.modules()]
+    result = answer(model, "2", images)
+    message = compare(result, right, {
         "this is the output of the whole network": logits,
         "this is what enters the module: a hook gets (module, inputs, output)": entering,
+        "this applies the module to the images: call the whole network, and let the hook note what "
+        "passes": images.relu(),
     }, "return the output of the module called name")
     if message is None and any(module._forward_hooks for module in model.modules()):
         return "the hook is still there: call .remove() on the handle, or hooks pile up"
+    if message is None and [module.training for module in model.modules()] != modes:
+        return "the network's mode changed: leave training and evaluation mode as you found them"
+    if message is None and not result.requires_grad:
+        return ("the values are right but carry no gradient, and a loss on features needs it: "
+                "avoid torch.no_grad() and .detach()")
     return message
 
 
@@ -475,9 +485,11 @@ def _paired(answer: Callable) -> str | None:
 
     right = t * gap.std() / n**0.5
     unpaired = ((ours.var() + theirs.var()) / n).sqrt()
+    seed_by_seed = "take the differences seed by seed first: unpaired, the noise of the seeds stays"
     return compare(_as_tensor(answer(ours.tolist(), theirs.tolist())), ends(right), {
-        "take the differences seed by seed first: unpaired, the noise of the seeds stays in":
-            ends(t * unpaired),
+        f"{seed_by_seed} in": ends(t * unpaired),
+        f"{seed_by_seed} in (paired, there are 4 degrees of freedom)": ends(2.306004 * unpaired),
+        f"{seed_by_seed} in; and divide by the root of n": ends(t * n**0.5 * unpaired),
         "divide the standard deviation by the root of n": ends(t * gap.std()),
         "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
         "divide by n - 1 in the standard deviation (ddof=1)":
@@ -494,9 +506,11 @@ def _attention(answer: Callable) -> str | None:
     """Attention transfer from its formula"""
     student, teacher = normal(6, 3, 4, 4, seed=15), normal(6, 5, 4, 4, seed=16)
 
-    def distance(unit: Callable = F.normalize, square: bool = True) -> Tensor:
-        maps = [(a.square() if square else a) for a in (student, teacher)]
-        s, t = (unit(a.mean(1).flatten(1)) for a in maps)
+    def squares(a: Tensor) -> Tensor:
+        return a.square().mean(1)
+
+    def distance(unit: Callable = F.normalize, attention: Callable = squares) -> Tensor:
+        s, t = (unit(attention(a).flatten(1)) for a in (student, teacher))
         return (s - t).square().mean()
 
     def unflattened(a: Tensor) -> Tensor:
@@ -506,7 +520,11 @@ def _attention(answer: Callable) -> str | None:
              - F.normalize(teacher.square().mean(1).flatten(1))).square()
     return compare(answer(student, teacher), distance(), {
         "square the activations first: a map's sign says nothing about attention":
-            distance(square=False),
+            distance(attention=lambda a: a.mean(1)),
+        "square the activations, A²: the absolute value weights strong ones less":
+            distance(attention=lambda a: a.abs().mean(1)),
+        "square first, then average over the channels: before the square, opposite signs cancel":
+            distance(attention=lambda a: a.mean(1).square()),
         "scale every sample's map to length one": distance(lambda a: a),
         "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
             distance(lambda a: F.normalize(a, 1)),

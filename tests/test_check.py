@@ -125,9 +125,9 @@ def hook(pick, remove=True):
     return features
 
 
-def attention(unit=F.normalize, square=True, reduce=torch.mean):
+def attention(unit=F.normalize, reduce=torch.mean, of=lambda a: a.square().mean(1)):
     def loss(student, teacher):
-        s, t = (unit((a.square() if square else a).mean(1).flatten(1)) for a in (student, teacher))
+        s, t = (unit(of(a).flatten(1)) for a in (student, teacher))
         return reduce((s - t).square())
     return loss
 
@@ -138,9 +138,9 @@ def ends(a, b, factor=2.7764451, correction=1, root=5**0.5):
     return gap.mean() - half, gap.mean() + half
 
 
-def unpaired(a, b):
+def unpaired(a, b, factor=2.7764451, n=5):
     a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
-    half = 2.7764451 * ((a.var() + b.var()) / 5).sqrt()
+    half = factor * ((a.var() + b.var()) / n).sqrt()
     return (a - b).mean() - half, (a - b).mean() + half
 
 
@@ -350,8 +350,14 @@ WRONG = [
     ("3.2", hook(lambda seen: seen[1] and seen[1][0]), "what enters the module"),
     ("3.2", hook(lambda seen: seen[2], remove=False), "hook is still there"),
     ("3.2", lambda model, name, images: images, "shape must be [5, 3]"),
+    ("3.2", lambda model, name, images: model.get_submodule(name)(images), "module to the images"),
+    ("3.2", lambda model, *x: hook(lambda seen: seen[2])(model.eval(), *x), "mode changed"),
+    ("3.2", lambda model, *x: hook(lambda seen: seen[2])(model.train(), *x), "mode changed"),
+    ("3.2", torch.no_grad()(hook(lambda seen: seen[2])), "carry no gradient"),
     ("3.2", lambda model, name, images: model[:3](images) + 1, "output of the module called"),
     ("3.3", unpaired, "seed by seed"),
+    ("3.3", lambda a, b: unpaired(a, b, factor=2.3060041), "there are 4 degrees"),
+    ("3.3", lambda a, b: unpaired(a, b, n=1), "and divide by the root of n"),
     ("3.3", lambda a, b: ends(a, b, root=1), "root of n"),
     ("3.3", lambda a, b: ends(a, b, factor=1.959964), "1.96 is for many seeds"),
     ("3.3", lambda a, b: ends(a, b, correction=0), "ddof=1"),
@@ -360,7 +366,9 @@ WRONG = [
     ("3.3", lambda a, b: ends(b, a), "the sign"),
     ("3.3", lambda a, b: ends(a, b)[0], "shape must be [2], got []"),
     ("3.3", lambda a, b: (0, 1), "mean ± t"),
-    ("3.4", attention(square=False), "square the activations"),
+    ("3.4", attention(of=lambda a: a.mean(1)), "square the activations first"),
+    ("3.4", attention(of=lambda a: a.abs().mean(1)), "absolute value weights"),
+    ("3.4", attention(of=lambda a: a.mean(1).square()), "opposite signs cancel"),
     ("3.4", attention(lambda a: a), "scale every sample"),
     ("3.4", attention(lambda a: F.normalize(a, 1)), "normalize(x, dim=1)"),
     ("3.4", attention(lambda a: F.normalize(a, dim=0)), "not each position"),
