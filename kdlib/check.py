@@ -540,7 +540,7 @@ def _attention(answer: Callable) -> str | None:
 
 @exercise("3.5")
 def _step(answer: Callable) -> str | None:
-    """A training step without its four bugs"""
+    """A training step without its five bugs"""
     images, target = normal(8, 6, seed=13), torch.arange(8) % 3
 
     def network(seed: int) -> nn.Sequential:
