@@ -198,7 +198,7 @@ def test_ctrl_c_ends_cleanly(write):
             break
     time.sleep(2)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=30)
+    printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "the student gains" in printed and "Traceback" not in errors
 
