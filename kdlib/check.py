@@ -104,7 +104,8 @@ def compare(result: Any, right: Tensor, mistakes: dict[str, Tensor], otherwise: 
     if result.shape != right.shape:
         return f"the shape must be {list(right.shape)}, got {list(result.shape)}"
     if not result.isfinite().all():
-        return "the result is not finite: stay in log space with log_softmax"
+        return "the result is not finite: look for a division by 0, or the logarithm of 0 " \
+               "(log_softmax avoids it)"
     if same(result, right):
         return None
     return next((text for text, wrong in mistakes.items()

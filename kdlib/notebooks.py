@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kdlib.evidence import NEAR
 from kdlib.records import write_atomically
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -20,7 +21,7 @@ class Verdict(NamedTuple):
     """One line printed by `evidence.claim`."""
 
     text: str
-    verdict: str      # "holds", "not shown" or "close ≈holds", "close ≈not shown"
+    verdict: str      # "holds", "not shown", "close ≈holds", "holds (≈ close)", ...
     numbers: str
 
 
@@ -110,7 +111,7 @@ def _by_text(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], str]:
     table = {}
     for claim in verdicts:
         seen[claim.text] += 1
-        table[claim.text, seen[claim.text]] = claim.verdict
+        table[claim.text, seen[claim.text]] = claim.verdict.removesuffix(NEAR)
     return table
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from kdlib import notebooks
+from kdlib.evidence import NEAR
 from kdlib.notebooks import Verdict
 
 SEED_OFFSET = "KDLIB_SEED_OFFSET"   # read by `evidence.seeds`, in the kernel and its workers
@@ -147,6 +148,10 @@ def run(paths: Sequence[Path], *, save: bool = False, seed_offset: int | None = 
             print(f"{path.name}: {'FAILED' if outcome.error else 'ran'} in {outcome.seconds:.0f} s")
             if outcome.error:
                 print(outcome.error)
+            elif save:
+                for claim in outcome.claims:
+                    if claim.verdict.endswith(NEAR):
+                        print(f"  another processor could turn it, pass close=True: {claim.text}")
             sys.stdout.flush()
     finally:
         progress.close()

@@ -404,6 +404,7 @@ WRONG = [
     ("4.2", lambda c, a, y: 100 * ((c == y).double().mean() - (a == y).double().mean()),
      "loss of accuracy"),
     ("4.2", lambda c, a, y: 100 * (c != a)[c == y].double().mean(), "prediction was wrong, too"),
+    ("4.2", lambda c, a, y: 100 * ((c == y) & (a != y)).double().mean(), "wrong before, too"),
     ("4.2", lambda c, a, y: (c != a).sum().double(), "divide by the number"),
     ("4.2", lambda c, a, y: 0.0, "whatever the label"),
     ("4.3", lambda *x: moved(*x, by=lambda g: -g.sign()), "goes down the loss"),
@@ -434,7 +435,18 @@ WRONG = [
                                    / sum(regions(a, b, c)[2:])).nanmean(), "the two regions"),
     ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[2]).nanmean(),
      "teacher's region"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[:3], "mean over"),
+    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[:5], "mean over"),
+    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
+                                   / regions(a, b, c)[1])[regions(a, b, c)[0] > 0].mean(),
+     "in one map only"),
+    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
+                                   / regions(a, b, c)[1])[regions(a, b, c)[2] > 0].mean(),
+     "classes of both maps"),
+    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
+                                   / regions(a, b, c)[1])[regions(a, b, c)[3] > 0].mean(),
+     "classes of both maps"),
+    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1]).mean(),
+     "division by 0"),
     ("4.5", lambda a, b, c: 0.0, "for each class"),
 ]
 

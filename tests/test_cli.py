@@ -21,6 +21,7 @@ CLAIM = """import os
 offset = int(os.environ.get("KDLIB_SEED_OFFSET", 0))
 verdict = "holds" if offset == 0 else "not shown"
 print(f"claim: the student gains | {verdict} | ≈ +2.7 points [≈ +1.9, ≈ +3.4], 5 paired seeds")
+print("claim: barely | holds (≈ close) | ≈ +0.2 points [≈ +0.1, ≈ +0.3], 5 paired seeds")
 print("claim: nothing is lost | close ≈holds | ≈ +0.1 points [≈ -0.1, ≈ +0.3], 5 paired seeds")"""
 
 
@@ -102,7 +103,8 @@ def test_changes_name_what_flipped_appeared_and_vanished():
     before = [notebooks.Verdict(*row, "") for row in
               [("a", "holds"), ("a", "holds"), ("b", "holds"), ("c", "holds")]]
     after = [notebooks.Verdict(*row, "") for row in
-             [("a", "holds"), ("a", "not shown"), ("b", "close ≈holds"), ("d", "holds")]]
+             [("a", "holds (≈ close)"), ("a", "not shown"), ("b", "close ≈holds"),
+              ("d", "holds")]]
     assert notebooks.changes(before, after) == [
         "a: holds -> not shown", "b: holds -> close ≈holds", "c: holds -> absent",
         "d: absent -> holds"]
@@ -119,7 +121,7 @@ def test_run_ends_with_the_claims_and_writes_nothing(write, capsys):
     assert printed.index("01_a.ipynb: ran in") < printed.index("\nClaims\n")
     assert re.search(r"^  holds +the student gains\n +≈ \+2\.7 points", printed, re.MULTILINE)
     assert re.search(r"^  close ≈holds +nothing is lost$", printed, re.MULTILINE)
-    assert "notebooks: 1, failed: 0, claims: 2" in printed
+    assert "notebooks: 1, failed: 0, claims: 3" in printed
     assert path.read_bytes() == before
 
 
@@ -134,7 +136,7 @@ def test_a_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys):
     assert "ZeroDivisionError: division by zero" in printed and "\x1b" not in printed
     assert "02_dead.ipynb: FAILED" in printed and "os._exit(3)" in printed
     assert "the student gains" in printed
-    assert "notebooks: 3, failed: 2, claims: 2" in printed
+    assert "notebooks: 3, failed: 2, claims: 3" in printed
     assert bad.read_bytes() == before    # a failed run is not saved
 
 

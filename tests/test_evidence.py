@@ -44,16 +44,25 @@ def test_claim_needs_the_whole_interval(capsys):
     assert "[≈ +1.8, ≈ +2.2], needs > 3, 5 paired seeds" in capsys.readouterr().out
 
 
-def test_claim_near_the_threshold_is_close_and_masked(capsys):
+def test_claim_near_the_threshold_says_so(capsys):
     values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     half = evidence.interval(values).half_width
-    assert evidence.claim("barely", values + 1.1 * half).verdict == "close"
-    assert "| close ≈holds |" in capsys.readouterr().out
-    assert evidence.claim("barely not", values + 0.9 * half).verdict == "close"
-    assert "| close ≈not shown |" in capsys.readouterr().out
-    assert evidence.claim("clear", values + 1.6 * half).verdict == "holds"
-    assert evidence.claim("clearly not", values + 0.4 * half).verdict == "not shown"
-    assert evidence.claim("said so", values + 9 * half, close=True).verdict == "close"
+    for shift, line in [(1.1, "| holds (≈ close) |"), (1.9, "| holds (≈ close) |"),
+                        (2.1, "| holds |"), (0.9, "| not shown (≈ close) |"),
+                        (0.6, "| not shown (≈ close) |"), (0.4, "| not shown |")]:
+        result = evidence.claim("shifted", values + shift * half)
+        assert line in capsys.readouterr().out
+        assert result.verdict == ("holds" if shift > 1 else "not shown")
+        assert result.near == ("close" in line)
+
+
+def test_a_declared_close_claim_is_masked(capsys):
+    values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    for shift, word in [(0.9, "not shown"), (1.1, "holds"), (9, "holds")]:
+        shifted = values + shift * evidence.interval(values).half_width
+        result = evidence.claim("said so", shifted, close=True)
+        assert f"| close ≈{word} |" in capsys.readouterr().out
+        assert result.verdict == f"close ≈{word}" and not result.near
 
 
 def test_equivalence_needs_the_interval_inside():

@@ -34,8 +34,9 @@ def _cam(answer: Callable) -> str | None:
 @exercise("4.2")
 def _fooling(answer: Callable) -> str | None:
     """The fooling rate of an attack"""
-    clean, attacked = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7]), torch.tensor([0, 1, 9, 9, 4, 5, 6, 2])
-    labels = torch.tensor([0, 1, 2, 9, 4, 5, 6, 2])
+    clean = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 0])
+    attacked = torch.tensor([0, 1, 9, 9, 4, 5, 6, 2, 8, 1])
+    labels = torch.tensor([0, 1, 2, 9, 4, 5, 6, 2, 7, 5])     # the last two are wrong throughout
     share = (clean != attacked).double().mean()
     right = clean == labels
     return compare(answer(clean, attacked, labels), 100 * share, {
@@ -47,6 +48,8 @@ def _fooling(answer: Callable) -> str | None:
             100 * (right.double().mean() - (attacked == labels).double().mean()),
         "count images whose clean prediction was wrong, too":
             100 * (clean != attacked)[right].double().mean(),
+        "count changed predictions of images that were wrong before, too":
+            100 * (right & (attacked != labels)).double().mean(),
         "divide by the number of images": (clean != attacked).sum().double(),
     }, "count the images whose predicted class changed, whatever the label says")
 
@@ -80,7 +83,7 @@ def _attack_step(answer: Callable) -> str | None:
 
 @exercise("4.4")
 def _own(answer: Callable) -> str | None:
-    """Consensus with the own teacher minus with the others"""
+    """Consensus with its own teacher minus with the others"""
     stream = torch.Generator().manual_seed(26)
     student, teacher = (torch.randint(4, (5, 40), generator=stream) for _ in range(2))
     teacher[:, :20] = student[:, :20]
@@ -89,10 +92,10 @@ def _own(answer: Callable) -> str | None:
     right = own - (table.sum(1) - own) / 4
     return compare(answer(student, teacher), right, {
         "give the differences in percentage points": right / 100,
-        "the own teacher must not be among the others": own - table.mean(1),
-        "the own teacher must not be among the others: divide by s - 1 after taking it out":
-            own - (table.sum(1) - own) / 5,
-        "this is the consensus with the own teacher; subtract the one with the others": own,
+        "a student's own teacher must not be among the others": own - table.mean(1),
+        "a student's own teacher must not be among the others: after taking it out, divide by "
+        "s - 1": own - (table.sum(1) - own) / 5,
+        "this is the consensus with its own teacher; subtract the one with the others": own,
         "the sign is wrong: own minus others": -right,
         "compare one student with all teachers, not one teacher with all students":
             own - (table.sum(0) - own) / 4,
@@ -105,7 +108,8 @@ def _overlap(answer: Callable) -> str | None:
     """Intersection over union of two maps of classes"""
     stream = torch.Generator().manual_seed(27)
     a, b = (torch.randint(3, (60,), generator=stream) for _ in range(2))
-    a[:30], b[:40], classes = 0, 0, 6     # classes 3 to 5 occur in neither map
+    a[:30], b[:40], classes = 0, 0, 8     # classes 5 to 7 occur in neither map,
+    a[-4:], b[-7:] = 3, 4                 # 3 in the first only, 4 in the second only
     one, two = F.one_hot(a, classes).bool(), F.one_hot(b, classes).bool()
     both, either = (one & two).sum(0).double(), (one | two).sum(0).double()
     seen = either > 0
@@ -120,8 +124,12 @@ def _overlap(answer: Callable) -> str | None:
             100 * each.sum() / classes,
         "a class that occurs in neither map has no overlap: leave it out":
             100 * (each.sum() + classes - seen.sum()) / classes,
+        "a class that occurs in one map only has the overlap 0: count it": 100 * each[:3].mean(),
+        "take the classes of both maps: one that only the other map has counts, with overlap 0":
+            100 * each[:4].mean(),
         "divide by the union, not by the sum of the two regions":
             100 * (both / (one.sum(0) + two.sum(0)))[seen].mean(),
-        "divide by the union, not by the teacher's region": 100 * (both / one.sum(0))[seen].mean(),
+        "divide by the union, not by the teacher's region":
+            100 * (both / one.sum(0))[one.any(0)].mean(),
         "return the mean over the classes": 100 * each,
     }, "for each class |A and B| / |A or B|, then the mean over the classes that occur")
