@@ -84,6 +84,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
+        os.chmod(temporary, path.stat().st_mode if path.exists() else 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -92,6 +93,13 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
                           "space or choose another folder", str(path)) from error
         raise
     return path
+
+
+def _umask() -> int:
+    """The permission bits that new files do not get; `mkstemp` keeps a file to its owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def save(run: Run, folder: str | Path) -> Path:

@@ -112,6 +112,17 @@ def test_records_survive_the_round_trip(tmp_path):
     assert not list(path.parent.glob(".*"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    plain, path = tmp_path / "plain", tmp_path / "file"
+    plain.write_text("x")
+    records.write_atomically(path, "new")
+    assert path.stat().st_mode == plain.stat().st_mode
+    path.chmod(0o640)
+    records.write_atomically(path, "newer")
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "file"
     records.write_atomically(path, "old")
