@@ -89,8 +89,8 @@ def space() -> list[Finding]:
         return found
     memory = psutil.virtual_memory()
     text = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free"
-    advice = "close other programs: a notebook with its worker processes takes up to 2 GiB"
-    return [Finding(OK, "memory", text) if memory.available >= 2 * GIB else
+    advice = "close other programs: a notebook with its worker processes takes up to 3 GiB"
+    return [Finding(OK, "memory", text) if memory.available >= 3 * GIB else
             Finding(NOTE, "memory", text, advice), *found]
 
 
