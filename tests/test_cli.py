@@ -194,7 +194,9 @@ def test_the_kernel_is_this_interpreter(write):
 def test_ctrl_c_ends_cleanly(write):
     quick, slow = write("01_a", CLAIM), write("02_b", "import time\ntime.sleep(60)")
     process = subprocess.Popen([sys.executable, "-m", "kdlib", "run", quick, slow], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               # a shell that starts the tests in the background ignores the signal
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     for line in process.stdout:     # wait for the first notebook
         if "ran in" in line:
             break
