@@ -1,75 +1,71 @@
-"""The command line: ``python -m kdlib {lab, run, doctor}``. Each command imports what it needs."""
+"""The command line, `python -m kdlib COMMAND`. A command's module is imported when it is chosen."""
 
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# Each module has HELP (one line), configure(parser) and main(arguments) -> exit status.
+COMMANDS = {
+    "lab": "kdlib.commands.lab",
+    "run": "kdlib.commands.run",
+    "repeat": "kdlib.commands.repeat",
+    "doctor": "kdlib.commands.doctor",
+}
 
 
-def _lab(arguments, options: list[str]) -> int:
-    from kdlib import lab
-
-    return lab.start(options)
-
-
-def _run(arguments, options: list[str]) -> int:
-    from kdlib import notebooks, runner
-
-    outcomes = runner.run(notebooks.find(arguments.notebooks), save=arguments.save,
-                          seed_offset=arguments.seed_offset)
-    return 1 if any(outcome.error for outcome in outcomes) else 0
-
-
-def _doctor(arguments, options: list[str]) -> int:
-    from kdlib import doctor
-
-    findings = doctor.report()
-    print(doctor.format_report(findings))
-    return 1 if any(finding.state == doctor.MISSING for finding in findings) else 0
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
-    return int(text)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Every command of the kit, with its options."""
-    top = argparse.ArgumentParser(prog="python -m kdlib", description="Knowledge distillation kit",
-                                  allow_abbrev=False)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    lab = commands.add_parser("lab", help="open JupyterLab in notebooks/", allow_abbrev=False,
-                              epilog="Other options go to JupyterLab, for example --port 9000.")
-    lab.set_defaults(action=_lab)
-
-    run = commands.add_parser("run", help="execute notebooks in the terminal, list their claims")
-    run.add_argument("notebooks", nargs="*", metavar="NOTEBOOK",
-                     help="number, name or path; default: all in notebooks/")
-    how = run.add_mutually_exclusive_group()
-    how.add_argument("--save", action="store_true",
-                     help="store the outputs in the notebooks that ran to the end")
-    how.add_argument("--seed-offset", type=_whole, metavar="N",
-                     help="use another block of seeds, list every verdict that changed")
-    run.set_defaults(action=_run)
-
-    doctor = commands.add_parser("doctor", help="look at this machine, advise on what is missing")
-    doctor.set_defaults(action=_doctor)
+def overview() -> argparse.ArgumentParser:
+    """The parser of the first word; its help lists all commands, without importing them."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {help_line(name)}" for name in COMMANDS]
+    top = argparse.ArgumentParser(
+        prog="python -m kdlib",
+        description="Knowledge distillation: a course kit",
+        epilog="\n".join(["commands:", *lines, "\nCOMMAND --help lists the options of one."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     return top
+
+
+def help_line(name: str) -> str:
+    """`HELP` of a command, read from its source."""
+    source = Path(__file__).parent.joinpath(*COMMANDS[name].split(".")[1:]).with_suffix(".py")
+    for statement in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "HELP":
+            return str(ast.literal_eval(statement.value))
+    raise ValueError(f"{source} must assign one line to HELP")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 good, 1 something failed, 2 bad usage."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")    # a console that cannot show "≈" prints "?"
-    top = parser()
-    arguments, options = top.parse_known_args(argv)
-    if options and arguments.command != "lab":
-        top.error(f"unrecognized arguments: {' '.join(options)}")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show "≈" prints "?"
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] not in COMMANDS:
+        overview().parse_args(words[:1])
+    name = words[0]
     try:
-        return arguments.action(arguments, options)
+        command = importlib.import_module(COMMANDS[name])
+        parser = argparse.ArgumentParser(
+            prog=f"python -m kdlib {name}", description=command.HELP, allow_abbrev=False
+        )
+        command.configure(parser)
+        arguments, options = parser.parse_known_args(words[1:])
+        # A command that hands unknown options on has set a default for `options`.
+        if options and "options" not in arguments:
+            parser.error(f"unrecognized arguments: {' '.join(options)}")
+        arguments.options = options
+        return int(command.main(arguments))
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: `python -m kdlib doctor` says what to do", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

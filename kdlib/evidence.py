@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
-from kdlib.records import Run
+from kdlib import inputs
+from kdlib.engine.console import say
+from kdlib.records import METRIC, Runs
+from kdlib.tables import Interval, Table, approx_interval, table
 
 # Another processor redraws most of the noise between seeds: between instruction sets the deciding
 # end of an interval moved by about one half-width. Nearer to its threshold a "holds" is marked as
@@ -24,20 +28,6 @@ from kdlib.records import Run
 MARGIN = {"holds": 1.0, "not shown": 0.5}
 
 NEAR = " (≈ close)"  # masked in strict tests
-
-METRIC = "accuracy"
-
-
-class Interval(NamedTuple):
-    """A mean with its 95 % confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2
 
 
 def seeds(count: int = 5) -> list[int]:
@@ -48,7 +38,7 @@ def seeds(count: int = 5) -> list[int]:
     return list(range(int(text), int(text) + count))
 
 
-def interval(values: Sequence[float]) -> Interval:
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
     """Mean and 95 % confidence interval of independent values (Student's t).
 
     Args:
@@ -56,8 +46,9 @@ def interval(values: Sequence[float]) -> Interval:
     """
     array = np.asarray(values, dtype=float)
     if array.ndim != 1 or len(array) < 2:
-        raise ValueError(f"values must be at least two numbers, one a seed; got shape "
-                         f"{array.shape}")
+        raise ValueError(
+            f"values must be at least two numbers, one a seed; got shape {array.shape}"
+        )
     if not np.isfinite(array).all():
         raise ValueError("values must be finite: a run failed or its metric is NaN")
     mean = float(array.mean())
@@ -65,27 +56,33 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def collect(runs: Sequence[Run], method: str, metric: str = METRIC) -> dict[int, float]:
-    """{seed: metric} of one method, or a ValueError that lists what the runs hold."""
-    found = {run.seed: run for run in runs if run.method == method}
-    if not found:
-        known = ", ".join(sorted({run.method for run in runs})) or "none"
-        raise ValueError(f"no run of method {method!r}: the runs hold {known}")
-    for run in found.values():
-        if metric not in run.metrics:
-            raise ValueError(f"metric {metric!r} was not recorded for {method!r}: use one of "
-                             f"{', '.join(sorted(run.metrics))}")
-    return {seed: found[seed].metrics[metric] for seed in sorted(found)}
+def comparison(
+    runs: Runs,
+    baseline: str,
+    *,
+    metric: str = METRIC,
+    columns: Sequence[str] = (),
+    caption: str = "",
+) -> Table:
+    """One row a method: mean with interval, and the paired difference to `baseline`.
 
-
-def paired(runs: Sequence[Run], method: str, baseline: str, metric: str = METRIC) -> np.ndarray:
-    """Differences `method - baseline` of a metric, one for each seed that both have."""
-    ours, theirs = collect(runs, method, metric), collect(runs, baseline, metric)
-    common = sorted(ours.keys() & theirs.keys())
-    if len(common) < 2:
-        raise ValueError(f"methods {method!r} and {baseline!r} share {len(common)} seeds: paired "
-                         "differences need at least two")
-    return np.array([ours[seed] - theirs[seed] for seed in common])
+    Args:
+        columns: further metrics whose mean is shown; whole numbers are printed exactly.
+    """
+    rows = []
+    for method in runs.methods:
+        row: dict[str, Any] = {"method": method, metric: interval(runs.values(method, metric))}
+        row[f"difference to {baseline}"] = (
+            ""
+            if method == baseline
+            else approx_interval(interval(runs.paired(method, baseline, metric)), sign=True)
+        )
+        for name in columns:
+            found = [run.metrics[name] for run in runs.of(method).values()]
+            exact = all(isinstance(value, int) for value in found) and len(set(found)) == 1
+            row[name.replace("_", " ")] = found[0] if exact else float(np.mean(found))
+        rows.append(row)
+    return table(rows, caption)
 
 
 class Claim(NamedTuple):
@@ -96,22 +93,44 @@ class Claim(NamedTuple):
     shown: bool  # what the interval says here, close or not
     near: bool  # nobody declared it close, but another processor could turn it
     interval: Interval
-    count: int
+    count: int  # type: ignore[assignment]  # of paired seeds
     unit: str
     demand: str = ""  # what the interval has to satisfy, unless that is to lie above 0
 
     def __str__(self) -> str:
         mean, low, high = (f"≈ {value:+.3g}" for value in self.interval)
-        return f"claim: {self.text} | {self.verdict}{NEAR if self.near else ''} | {mean} " \
-               f"{self.unit} [{low}, {high}]{self.demand}, {self.count} paired seeds"
+        return (
+            f"claim: {self.text} | {self.verdict}{NEAR if self.near else ''} | {mean} "
+            f"{self.unit} [{low}, {high}]{self.demand}, {self.count} paired seeds"
+        )
 
     def _ipython_display_(self) -> None:
-        """Show nothing: `claim` has printed the line already."""
+        """Show nothing: `claim` has said the line already."""
+
+    def as_data(self) -> dict[str, Any]:
+        """The claim as JSON values, for the metadata of its display."""
+        return {
+            "text": self.text,
+            "verdict": self.verdict,
+            "shown": self.shown,
+            "near": self.near,
+            **self.interval._asdict(),
+            "count": self.count,
+            "unit": self.unit,
+            "line": str(self),
+        }
 
 
-def claim(text: str, differences: Sequence[float], *, above: float = 0.0,
-          within: float | None = None, unit: str = "points", close: bool = False) -> Claim:
-    """Print one line that says whether a claim holds, decided by a 95 % interval.
+def claim(
+    text: str,
+    differences: Sequence[float] | np.ndarray,
+    *,
+    above: float | None = None,
+    within: float | None = None,
+    unit: str = "points",
+    close: bool = False,
+) -> Claim:
+    """Say in one line that says whether a claim holds, decided by a 95 % interval.
 
     The claim holds if the whole interval of the mean difference lies above `above`, or, with
     `within`, inside (-within, within): "no difference that matters" has to be shown as well.
@@ -120,7 +139,7 @@ def claim(text: str, differences: Sequence[float], *, above: float = 0.0,
     Args:
         text: the claim in words, without "|".
         differences: one paired difference a seed, five or more.
-        above: the threshold that the interval must exceed.
+        above: the threshold that the interval must exceed; default 0.
         within: for claims of equivalence, the largest difference that does not matter.
         unit: of the differences.
         close: the verdict may turn on another processor: print it as close, and masked.
@@ -129,10 +148,16 @@ def claim(text: str, differences: Sequence[float], *, above: float = 0.0,
         ValueError: fewer than five differences, a non-finite one, or "|" in the text.
     """
     if len(differences) < 5:
-        raise ValueError(f"differences must hold at least five paired seeds, got "
-                         f"{len(differences)}")
+        raise ValueError(
+            f"differences must hold at least five paired seeds, got {len(differences)}"
+        )
     if "|" in text:
         raise ValueError("text must not contain '|', which separates the parts of a claim's line")
+    if above is not None and within is not None:
+        raise ValueError("above must be left out beside within: they are two kinds of claims")
+    above = 0.0 if above is None else inputs.number("above", above)
+    if within is not None:
+        inputs.number("within", within, above=0)
     found = interval(differences)
     if within is None:
         room = found.low - above
@@ -142,7 +167,15 @@ def claim(text: str, differences: Sequence[float], *, above: float = 0.0,
         demand = f", needs within ±{within:g}"
     word = "holds" if room > 0 else "not shown"
     near = not close and abs(room) < MARGIN[word] * found.half_width
-    result = Claim(text, f"close ≈{word}" if close else word, room > 0, near, found,
-                   len(differences), unit, demand)
-    print(result)
+    result = Claim(
+        text,
+        f"close ≈{word}" if close else word,
+        room > 0,
+        near,
+        found,
+        len(differences),
+        unit,
+        demand,
+    )
+    say(str(result), claim=result.as_data())
     return result

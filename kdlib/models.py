@@ -1,38 +1,37 @@
-"""Small networks for images of 14 to 32 pixels; each names its stages (see `kdlib.stages`)."""
+"""Small networks for images of 14 to 32 pixels; each names its stages (see `kdlib.stages`).
 
-from collections.abc import Sequence
+Arguments out of range raise ValueError, of another type TypeError, with their name; so do images
+that a network cannot read. Networks built around others (`Ensemble`, `Answers`) come last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdlib import inputs
+
 
 def _check_images(model: nn.Module, images: Tensor, channels: int, smallest: int) -> None:
     """Reject what would otherwise fail deep inside a layer, with a message about the images."""
     name = type(model).__name__
-    if images.ndim != 4 or images.shape[1] != channels:
-        raise ValueError(
-            f"{name} expects images of shape [n, {channels}, height, width], got "
-            f"{list(images.shape)}; set in_channels when building the model, or reshape the images"
-        )
+    hint = "set in_channels when building the network, or reshape the images"
+    inputs.images(f"images for {name}", images, channels=(channels,), finite=False, hint=hint)
     if min(images.shape[2:]) < smallest:
         raise ValueError(
-            f"{name} halves the image in every stage and needs at least {smallest} x {smallest} "
-            f"pixels, got {images.shape[2]} x {images.shape[3]}; use fewer stages or larger images"
+            f"images for {name} must have at least {smallest} x {smallest} pixels, got "
+            f"{images.shape[2]} x {images.shape[3]}: use fewer stages or larger images"
         )
-
-
-def _check_sizes(**sizes: int) -> None:
-    """Every named size must be a positive integer."""
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a positive integer, got {size!r}")
 
 
 class Mean(nn.Module):
     """Mean over the given dimensions: global average pooling as a module that can be tapped."""
 
-    def __init__(self, *dims: int):
+    def __init__(self, *dims: int) -> None:
         super().__init__()
         self.dims = dims
 
@@ -44,9 +43,12 @@ class ConvNet(nn.Module):
     """A plain CNN: one 3x3 convolution, batch norm and ReLU per stage, each halving the image.
 
     widths: output channels of each stage. downsample: "stride" puts stride 2 into the convolution;
-    "pool" adds a max-pool of 2 behind it, which costs about twice as much. dropout: probability,
-    in front of the classifier. Input [n, in_channels, h, w], output logits [n, num_classes].
+    "pool" adds a max-pool of 2 behind it, which costs about twice as much. dropout: probability
+    from 0 to below 1, in front of the classifier. Input [n, in_channels, h, w], output logits
+    [n, num_classes].
     """
+
+    memory_format = torch.channels_last  # the order of pixels in which `fit` trains it
 
     def __init__(
         self,
@@ -56,19 +58,17 @@ class ConvNet(nn.Module):
         num_classes: int = 10,
         downsample: str = "stride",
         dropout: float = 0.0,
-    ):
+    ) -> None:
         super().__init__()
-        if downsample not in ("stride", "pool"):
-            raise ValueError(f'downsample must be "stride" or "pool", got {downsample!r}')
-        if not widths:
-            raise ValueError("widths needs at least one stage, got an empty sequence")
-        _check_sizes(in_channels=in_channels, num_classes=num_classes)
-        pool, blocks, previous = downsample == "pool", [], in_channels
+        widths = inputs.sizes("widths", widths)
+        in_channels, num_classes = inputs.wholes(in_channels=in_channels, num_classes=num_classes)
+        dropout = inputs.number("dropout", dropout, low=0, below=1)
+        pool = inputs.choice("downsample", downsample, ("stride", "pool")) == "pool"
+        blocks, previous = [], in_channels
         for width in widths:
-            _check_sizes(widths=width)
             conv = nn.Conv2d(previous, width, 3, 1 if pool else 2, padding=1, bias=False)
-            layers = [conv, nn.BatchNorm2d(width), nn.ReLU()]
-            blocks.append(nn.Sequential(*layers, *([nn.MaxPool2d(2)] if pool else [])))
+            layers = [conv, nn.BatchNorm2d(width), nn.ReLU(), *([nn.MaxPool2d(2)] if pool else [])]
+            blocks.append(nn.Sequential(*layers))
             previous = width
         self.blocks = nn.Sequential(*blocks)
         self.pool = Mean(2, 3)
@@ -88,7 +88,7 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU and dropout; the input is flattened to [n, in_features].
 
     hidden: widths of the hidden layers, the last one the embedding; () gives a linear classifier.
-    Output logits [n, num_classes].
+    dropout: probability in [0, 1). Output logits [n, num_classes].
     """
 
     def __init__(
@@ -98,12 +98,12 @@ class MLP(nn.Module):
         in_features: int = 784,
         num_classes: int = 10,
         dropout: float = 0.0,
-    ):
+    ) -> None:
         super().__init__()
-        _check_sizes(in_features=in_features, num_classes=num_classes)
+        in_features, num_classes = inputs.wholes(in_features=in_features, num_classes=num_classes)
+        dropout = inputs.number("dropout", dropout, low=0, below=1)
         blocks, previous = [], in_features
-        for width in hidden:
-            _check_sizes(hidden=width)
+        for width in inputs.sizes("hidden", hidden, least=0):
             blocks.append(nn.Sequential(nn.Linear(previous, width), nn.ReLU(), nn.Dropout(dropout)))
             previous = width
         self.flatten = nn.Flatten()
@@ -113,10 +113,11 @@ class MLP(nn.Module):
         self.stages = tuple(f"blocks.{i}" for i in range(len(blocks))) or ("flatten",)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.ndim < 2 or images.shape[1:].numel() != self.in_features:
+        inputs.tensor("images for MLP", images, finite=False)
+        if images.shape[1:].numel() != self.in_features:
             raise ValueError(
-                f"MLP expects a batch [n, ...] of {self.in_features} values per sample, got shape "
-                f"{list(images.shape)}; set in_features when building the model"
+                f"images for MLP must be [n, ...] with {self.in_features} values a sample, got "
+                f"{list(images.shape)}: set in_features when building the network"
             )
         return self.head(self.blocks(self.flatten(images)))
 
@@ -124,13 +125,13 @@ class MLP(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions around a shortcut without parameters (He et al. 2016, option A)."""
 
-    def __init__(self, inputs: int, width: int, stride: int):
+    def __init__(self, in_channels: int, width: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
-        self.stride, self.new_channels = stride, width - inputs
+        self.stride, self.new_channels = stride, width - in_channels
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
@@ -146,13 +147,16 @@ class ResNet(nn.Module):
     Input [n, in_channels, h, w], output logits [n, num_classes].
     """
 
+    memory_format = torch.channels_last  # the order of pixels in which `fit` trains it
+
     def __init__(
         self, depth: int = 20, *, width: int = 16, in_channels: int = 1, num_classes: int = 10
-    ):
+    ) -> None:
         super().__init__()
-        if depth not in range(8, 57, 6):
-            raise ValueError(f"depth must be 6n + 2 from 8 to 56 (8, 14, 20, ...), got {depth}")
-        _check_sizes(width=width, in_channels=in_channels, num_classes=num_classes)
+        depth = inputs.choice("depth", inputs.whole("depth", depth), range(8, 57, 6))
+        width, in_channels, num_classes = inputs.wholes(
+            width=width, in_channels=in_channels, num_classes=num_classes
+        )
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
             nn.BatchNorm2d(width),
@@ -181,7 +185,7 @@ class ResNet(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention on tokens [n, t, dim], through PyTorch's fused kernel."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
@@ -199,7 +203,7 @@ class Attention(nn.Module):
 class TokenMixing(nn.Module):
     """The mixing layer of an MLP-Mixer: one MLP across the tokens, shared by all channels."""
 
-    def __init__(self, tokens: int):
+    def __init__(self, tokens: int) -> None:
         super().__init__()
         self.mlp = _mlp(tokens)
 
@@ -214,7 +218,7 @@ def _mlp(dim: int) -> nn.Sequential:
 class TokenBlock(nn.Module):
     """Mix the tokens, then the channels, each after a layer norm and around a shortcut."""
 
-    def __init__(self, dim: int, mixing: nn.Module):
+    def __init__(self, dim: int, mixing: nn.Module) -> None:
         super().__init__()
         self.norm1, self.mixing = nn.LayerNorm(dim), mixing
         self.norm2, self.mlp = nn.LayerNorm(dim), _mlp(dim)
@@ -227,12 +231,20 @@ class TokenBlock(nn.Module):
 class _TokenNet(nn.Module):
     """What ViT and Mixer share: patches to tokens, blocks, mean over the tokens, classifier."""
 
-    def __init__(self, dim, depth, mixing, patch, image_size, in_channels, num_classes):
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        mixing: Callable[[int], nn.Module],
+        patch: int,
+        image_size: int,
+        in_channels: int,
+        num_classes: int,
+    ) -> None:
         super().__init__()
-        _check_sizes(dim=dim, depth=depth, patch=patch, image_size=image_size)
-        _check_sizes(in_channels=in_channels, num_classes=num_classes)
-        if patch > image_size:
-            raise ValueError(f"patch must fit into the image, got {patch} > {image_size} pixels")
+        dim, depth, image_size = inputs.wholes(dim=dim, depth=depth, image_size=image_size)
+        in_channels, num_classes = inputs.wholes(in_channels=in_channels, num_classes=num_classes)
+        patch = inputs.whole("patch", patch, high=image_size)
         self.patch, self.image_size, self.in_channels = patch, image_size, in_channels
         self.grid = -(-image_size // patch)  # patches a side, rounded up: the border is padded
         # Linear on cut-out patches equals a convolution with stride, and is faster on a processor.
@@ -250,8 +262,9 @@ class _TokenNet(nn.Module):
         _check_images(self, images, self.in_channels, 1)
         if images.shape[2:] != (self.image_size, self.image_size):
             raise ValueError(
-                f"{type(self).__name__} expects images of {self.image_size} x {self.image_size} "
-                f"pixels, got {images.shape[2]} x {images.shape[3]}; set image_size when building"
+                f"images for {type(self).__name__} must have {self.image_size} x "
+                f"{self.image_size} pixels, got {images.shape[2]} x {images.shape[3]}: set "
+                f"image_size when building the network"
             )
         n, g, p = len(images), self.grid, self.patch
         before, missing = (g * p - self.image_size) // 2, g * p - self.image_size
@@ -282,8 +295,8 @@ class ViT(_TokenNet):
         image_size: int = 28,
         in_channels: int = 1,
         num_classes: int = 10,
-    ):
-        _check_sizes(dim=dim, heads=heads)
+    ) -> None:
+        dim, heads = inputs.wholes(dim=dim, heads=heads)
         if dim % heads:
             raise ValueError(f"dim must be divisible by heads, got dim {dim} and {heads} heads")
 
@@ -311,5 +324,85 @@ class Mixer(_TokenNet):
         image_size: int = 28,
         in_channels: int = 1,
         num_classes: int = 10,
-    ):
+    ) -> None:
         super().__init__(dim, depth, TokenMixing, patch, image_size, in_channels, num_classes)
+
+
+class TwoDigits(nn.Module):
+    """A network that knows that a number has two digits: it reads each half of the image with the
+    same MLP and adds their scores, z[10 a + b] = z_left[a] + z_right[b].
+
+    hidden: as in `MLP`. in_features: values of one half. Input [n, ..., width] with an even width,
+    such as [n, 1, 14, 28], output logits [n, 100]. It names no stages: a tap on `digit` keeps the
+    right half.
+    """
+
+    def __init__(self, hidden: Sequence[int] = (32, 32), *, in_features: int = 14 * 14) -> None:
+        super().__init__()
+        self.digit = MLP(hidden, in_features=in_features, num_classes=10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        half, odd = divmod(inputs.tensor("images", images, finite=False).shape[-1], 2)
+        if odd:
+            raise ValueError(f"images must have an even width, got {list(images.shape)}")
+        left, right = self.digit(images[..., :half]), self.digit(images[..., half:])
+        return (left[:, :, None] + right[:, None, :]).flatten(1)
+
+
+class Ensemble(nn.Module):
+    """Several networks as one: its logits [n, classes] are the logarithm of their mean probability.
+
+    members: a sequence of one network or more; all of them give the same classes.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        inputs.instance("members", members, (list, tuple, nn.ModuleList), "list the networks")
+        for place, member in enumerate(members):
+            inputs.instance(f"members[{place}]", member, nn.Module)
+        if not len(members):
+            raise ValueError("members must hold at least one network, got none")
+        self.members = nn.ModuleList(members)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = [inputs.logits("a member", member(images), len(images)) for member in self.members]
+        if len({logits.shape for logits in found}) > 1:
+            raise ValueError(
+                f"members must give the same classes, got {[logits.shape[1] for logits in found]}"
+            )
+        # Through logarithms only: the mean of probabilities that are 0 in this precision is not 0.
+        return torch.stack(found).log_softmax(2).logsumexp(0) - math.log(len(found))
+
+
+class Answers(nn.Module):
+    """What a closed service reveals of its network, as log-probabilities [n, classes].
+
+    top: the probabilities of so many most probable classes, 1 or more and not all of them; what is
+    left is spread evenly over the others. decimals: all probabilities, rounded to 0 to 4 decimals;
+    as 0 has no logarithm, 1e-5 is added to each. Exactly one of the two is given, else ValueError.
+    """
+
+    def __init__(
+        self, teacher: nn.Module, *, top: int | None = None, decimals: int | None = None
+    ) -> None:
+        super().__init__()
+        if (top is None) == (decimals is None):
+            raise ValueError(
+                f"exactly one of top and decimals must be given, got {top} and {decimals}"
+            )
+        self.teacher = inputs.instance("teacher", teacher, nn.Module)
+        self.top = None if top is None else inputs.whole("top", top)
+        self.decimals = (
+            None if decimals is None else inputs.whole("decimals", decimals, low=0, high=4)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        p = inputs.logits("teacher", self.teacher(images), len(images)).softmax(1)
+        if self.decimals is not None:
+            scale = 10**self.decimals
+            return (p.mul(scale).round() / scale + 1e-5).log()
+        top = inputs.whole("top", self.top, high=p.shape[1] - 1)
+        known, classes = p.topk(top, 1)
+        unseen = (1 - known.sum(1, keepdim=True)).clamp_min(1e-7) / (p.shape[1] - top)
+        answers = unseen.expand_as(p).scatter(1, classes, known)
+        return answers.clamp_min(torch.finfo(p.dtype).tiny).log()  # a known 0 has no logarithm

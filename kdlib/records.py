@@ -1,120 +1,247 @@
-"""A training run as a small JSON file: what was run, on what, and what came out.
+"""A run as a small JSON file: what ran, on what, what came out, and how to repeat it.
 
 Records are the only way a number reaches a report. They are plain JSON (never pickled), written
-atomically, and carry what a reader needs to run the same thing again.
+atomically. A record identifies what ran by content (see `identity`), and holds a recipe from which
+a fresh process repeats it (see `recipes`), or the reason why none exists.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
-import os
 import platform
+import re
 import subprocess
-import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any, overload
 
-FORMAT = 1
+import numpy as np
+import torch
+
+from kdlib.engine.files import write_atomically
+
+FORMAT = 2
+METRIC = "accuracy"
+
+# What changes numbers: a record made by other code in these places is stale.
+CODE = ("analysis", "data.py", "distillers", "domains.py", "engine/loop.py",
+        "engine/optimizers.py", "engine/ranks.py", "losses.py", "models.py", "stages.py",
+        "training.py")  # fmt: skip
 
 
 @dataclass
 class Run:
-    """One training run.
+    """One run of an experiment.
 
     Attributes:
         experiment: the name under which runs are compared.
         method: the row of the comparison, e.g. "KD, T=4".
         seed: initial weights, batch order and augmentation follow from it.
-        config: everything else that was chosen, as JSON values.
+        config: what was chosen, in words for a reader, as JSON values.
         metrics: results by name; accuracies in percent, losses in nats.
         history: one dictionary an epoch.
-        seconds: wall-clock time of the training.
-        data: fingerprint of the training and evaluation tensors.
-        code: fingerprint of the package's source.
-        versions: Python and library versions, processor.
+        seconds: wall-clock time of the run.
+        threads: CPU threads that it used.
+        identity: SHA-256 of everything that ran, the seed and the data included.
+        setting: the same without the seed and what is drawn anew with it (networks).
+        data: of the evaluation data.
+        code: fingerprint of the kit's code that changes numbers.
+        versions: Python and library versions, system, processor.
         commit: git commit of the working folder, with "+" if it has uncommitted changes.
-        student: the trained network if it was asked for; it is never written.
+        repeat: a recipe, or None.
+        obstacle: why there is no recipe.
+        kept: what the run was asked to keep, e.g. the trained network; it is never written.
     """
 
     experiment: str
     method: str
     seed: int
-    config: dict[str, Any]
-    metrics: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    threads: int = 1
+    identity: str = ""
+    setting: str = ""
     data: str = ""
     code: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     commit: str = ""
-    student: Any = field(default=None, repr=False, compare=False)
+    repeat: Any = None
+    obstacle: str = ""
+    kept: Any = field(default=None, repr=False, compare=False)
 
     @property
-    def key(self) -> str:
-        """Names the run: the same experiment, method, seed, settings and data give the same key."""
-        parts = [self.experiment, self.method, self.seed, self.config, self.data]
-        return fingerprint(json.dumps(parts, sort_keys=True))[:12]
+    def stale(self) -> bool:
+        """Whether other code than the present one made it."""
+        return self.code != code_fingerprint()
 
     @property
     def filename(self) -> str:
-        slug = "".join(c if c.isalnum() else "-" for c in self.method.lower()).strip("-")
-        return f"{slug}-seed{self.seed}-{self.key}.json"
+        """Of the record, below the folder of its experiment."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.method.lower()).strip("-")[:60]
+        return f"{slug or 'run'}-seed{self.seed}-{self.identity[:12]}.json"
+
+    def __str__(self) -> str:
+        return f"{self.experiment}: {self.method}, seed {self.seed}"
 
 
-_STORED = tuple(f.name for f in fields(Run) if f.name != "student")
+class Runs(Sequence[Run]):
+    """Runs of one or several methods, addressed by method and metric, paired by seed."""
+
+    def __init__(self, runs: Iterable[Run] = ()):
+        self._runs = list(runs)
+
+    @overload
+    def __getitem__(self, place: int) -> Run: ...
+    @overload
+    def __getitem__(self, place: slice) -> Runs: ...
+    def __getitem__(self, place: int | slice) -> Run | Runs:
+        return Runs(self._runs[place]) if isinstance(place, slice) else self._runs[place]
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self._runs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Runs) and self._runs == other._runs
+
+    def __add__(self, other: Iterable[Run]) -> Runs:
+        return Runs([*self._runs, *other])
+
+    def __repr__(self) -> str:
+        return f"Runs({len(self)} of {', '.join(self.methods) or 'no method'})"
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods, in their order."""
+        return list(dict.fromkeys(run.method for run in self))
+
+    def of(self, method: str) -> dict[int, Run]:
+        """{seed: run} of one method, by rising seed.
+
+        Raises:
+            ValueError: there is none, or its runs were made with different settings.
+        """
+        found = [run for run in self if run.method == method]
+        if not found:
+            raise ValueError(
+                f"method must be one of {', '.join(self.methods) or 'no runs'}; got {method!r}"
+            )
+        by_seed = {run.seed: run for run in sorted(found, key=lambda run: run.seed)}
+        for run in found:
+            other = next((o for o in found if _differ(run, o)), None)
+            if other is None and by_seed[run.seed] is not run:
+                other = by_seed[run.seed]
+            if other is not None:
+                raise ValueError(
+                    f"method {method!r} mixes runs: {_difference(run, other)}. Give each setting "
+                    "a method or an experiment of its own"
+                )
+        return by_seed
+
+    def kept(self, method: str) -> dict[int, Any]:
+        """{seed: what the run kept} of one method, for example its trained network."""
+        return {seed: run.kept for seed, run in self.of(method).items()}
+
+    def values(self, method: str, metric: str = METRIC) -> np.ndarray:
+        """A metric of one method, one value a seed, by rising seed."""
+        return np.array([_metric(run, metric) for run in self.of(method).values()])
+
+    def paired(self, method: str, baseline: str, metric: str = METRIC) -> np.ndarray:
+        """Differences `method - baseline` of a metric, one for each seed that both have.
+
+        Raises:
+            ValueError: fewer than two common seeds, other evaluation data, mixed settings.
+        """
+        ours, theirs = self.of(method), self.of(baseline)
+        common = sorted(ours.keys() & theirs.keys())
+        if len(common) < 2:
+            raise ValueError(
+                f"methods {method!r} and {baseline!r} must share at least two seeds, got "
+                f"{len(common)}"
+            )
+        for seed in common:
+            if ours[seed].data != theirs[seed].data:
+                raise ValueError(
+                    f"methods {method!r} and {baseline!r} must be evaluated on the "
+                    f"same data, but differ for seed {seed}"
+                )
+        return np.array([_metric(ours[s], metric) - _metric(theirs[s], metric) for s in common])
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> Path:
-    """Write a file so that a reader finds the old content or the new, never half of it.
-
-    The bytes go to a temporary file in the same folder, reach the disk, then replace `path`.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full; `path` is left as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, f"{error.strerror}; nothing was overwritten. Free some "
-                          "space or choose another folder", str(path)) from error
-        raise
-    return path
+def _metric(run: Run, metric: str) -> float:
+    if metric not in run.metrics:
+        raise ValueError(
+            f"metric must be one of {', '.join(run.metrics)}; got {metric!r} for {run}"
+        )
+    return run.metrics[metric]
 
 
-def _umask() -> int:
-    """The permission bits that new files do not get; `mkstemp` keeps a file to its owner."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _differ(run: Run, other: Run) -> bool:
+    return (run.experiment, run.setting, run.config) != (
+        other.experiment, other.setting, other.config)  # fmt: skip
+
+
+def _difference(run: Run, other: Run) -> str:
+    """Where two runs of one method differ, for a message."""
+    if run.experiment != other.experiment:
+        return f"of the experiments {run.experiment!r} and {other.experiment!r}"
+    for name in {**run.config, **other.config}:
+        ours, theirs = run.config.get(name), other.config.get(name)
+        if ours != theirs:
+            return f"{name} is {ours!r} and {theirs!r}"
+    if run.setting != other.setting:
+        return "what ran differs (a function, a network or data)"
+    return f"two for seed {run.seed}"
+
+
+# Files
+
+_STORED = tuple(f.name for f in fields(Run) if f.name != "kept")
+
+
+def check_experiment(name: str) -> str:
+    """The name of an experiment, fit for a folder on every system."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w][\w .,+=()-]{0,79}", name):
+        raise ValueError(
+            "experiment must be up to 80 letters, digits, spaces and -_.,+=() that begin with a "
+            f"letter or digit, got {name!r}"
+        )
+    return name
 
 
 def save(run: Run, folder: str | Path) -> Path:
-    """Write `run` to `folder/experiment/`, and return the file's path."""
+    """Write `run` to `folder/experiment/`, and return the file's path.
+
+    Raises:
+        ValueError: it holds a value that JSON does not, such as NaN.
+        OSError: the folder cannot be written.
+    """
     content = {"format": FORMAT} | {name: getattr(run, name) for name in _STORED}
     try:
         text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    except ValueError as error:
-        raise ValueError(f"run {run.method!r}, seed {run.seed} holds a value that JSON cannot "
-                         f"({error}): check its metrics for NaN") from error
-    return write_atomically(Path(folder) / run.experiment / run.filename, text + "\n")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{run} holds a value that JSON does not ({error}): it is not recorded, "
+            "check its metrics for NaN"
+        ) from error
+    return write_atomically(
+        Path(folder) / check_experiment(run.experiment) / run.filename, text + "\n"
+    )
 
 
-def load(folder: str | Path) -> list[Run]:
+def load(folder: str | Path) -> Runs:
     """Read every record below `folder`, sorted by experiment, method and seed.
+
+    Runs of older code are in it; a warning counts them, and `run.stale` says which.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -122,64 +249,102 @@ def load(folder: str | Path) -> list[Run]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"folder {str(folder)!r} does not exist: no runs were recorded "
-                                "there")
+        raise FileNotFoundError(
+            f"folder {str(folder)!r} does not exist: no runs were recorded there"
+        )
     runs = [read(path) for path in sorted(folder.rglob("*.json"))]
-    return sorted(runs, key=lambda run: (run.experiment, run.method, run.seed))
+    stale = sum(run.stale for run in runs)
+    if stale:
+        warnings.warn(
+            f"{stale} of {len(runs)} runs in {str(folder)!r} were made by other code of the kit",
+            stacklevel=2,
+        )
+    return Runs(sorted(runs, key=lambda run: (run.experiment, run.method, run.seed)))
 
 
 def read(path: str | Path) -> Run:
-    """Read one record."""
+    """Read one record, or raise a ValueError that names the file."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("it has another format version")
         if set(content) != set(_STORED):
             raise ValueError(f"its fields differ from a record's: {set(content) ^ set(_STORED)}")
+        if not isinstance(content["metrics"], Mapping) or not isinstance(content["seed"], int):
+            raise ValueError("its metrics or its seed are of another type")
         return Run(**content)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} is not a run record ({error!r}): move it out of the folder or "
-                         "run the experiment again") from error
+        raise ValueError(
+            f"{path} is not a run record ({error!r}): move it out of the folder or "
+            "run the experiment again"
+        ) from error
 
 
-def fingerprint(*parts: Any) -> str:
-    """SHA-256 (hex) of strings, bytes and tensors: equal content, equal fingerprint."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if hasattr(part, "detach"):
-            array = part.detach().cpu().contiguous().numpy()
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            part = array.tobytes()
-        digest.update(part if isinstance(part, bytes) else str(part).encode())
-    return digest.hexdigest()
+# What the numbers depend on besides the experiment
 
 
 @cache
 def code_fingerprint() -> str:
-    """Fingerprint of the package's own source files."""
-    folder = Path(__file__).parent
-    files: Iterable[Path] = sorted(folder.rglob("*.py"))
-    return fingerprint(*(f"{f.relative_to(folder)}\n{f.read_text('utf-8')}" for f in files))[:16]
+    """Fingerprint of the kit's code that changes numbers; comments and docstrings do not count."""
+    folder, found = Path(__file__).parent, hashlib.sha256()
+    for place in CODE:
+        path = folder / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            tree = ast.parse(file.read_text("utf-8"))
+            for node in ast.walk(tree):
+                body = getattr(node, "body", None)
+                if isinstance(body, list) and body and _is_text(body[0]):
+                    node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+            found.update(f"{file.relative_to(folder).as_posix()}\n{ast.dump(tree)}\n".encode())
+    return found.hexdigest()[:16]
+
+
+def _is_text(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 @cache
-def environment() -> tuple[dict[str, str], str]:
-    """Library versions with the processor, and the git commit of the working folder."""
-    import numpy
-    import torch
+def versions() -> dict[str, str]:
+    """Versions of Python and the libraries, the system, and the processor with its vector unit."""
     import torchvision
-    versions = {"python": platform.python_version(), "torch": torch.__version__,
-                "torchvision": torchvision.__version__, "numpy": numpy.__version__,
-                "machine": platform.machine(), "system": platform.system()}
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+    }
+
+
+def _processor() -> str:
+    """The processor's name; Linux tells it in a file, other systems through `platform`."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    except OSError:
+        text = ""
+    found = re.search(r"model name\s*: (.*)", text)
+    return found[1].strip() if found else platform.processor() or "unknown"
+
+
+@cache
+def commit() -> str:
+    """The git commit of the working folder, "+" behind it for uncommitted changes; "" without."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", *words], capture_output=True, text=True, timeout=20, check=False
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
-        commit = git("rev-parse", "--short=12", "HEAD")
-        commit += "+" if commit and git("status", "--porcelain") else ""
+        found = git("rev-parse", "--short=12", "HEAD")
+        return found + ("+" if found and git("status", "--porcelain") else "")
     except (OSError, subprocess.SubprocessError):
-        commit = ""  # no git here: the code fingerprint still names the code
-    return versions, commit
-
+        return ""

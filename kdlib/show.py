@@ -1,13 +1,14 @@
-"""Tables and figures, in one style, with the same colour for the same method everywhere.
-
-The convention for numbers: what a machine measured carries the sign "≈" (`approx`), and strict
-notebook tests mask it. What follows from the code alone (parameter counts, FLOPs) does not.
-"""
+"""Figures in one style, with the same colour for the same method everywhere."""
 
 from __future__ import annotations
 
-import html
-from typing import Any, Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from kdlib.engine.environment import quiet_environment
+
+os.environ.update(quiet_environment())  # before Matplotlib looks for a place of its own
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,124 +16,53 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from kdlib.evidence import METRIC, Interval, collect, interval, paired
-from kdlib.records import Run
+from kdlib.evidence import interval
+from kdlib.records import METRIC, Runs
+from kdlib.tables import Interval
 
 # Okabe and Ito's colours, safe for colour-blind readers; related methods share a hue and differ
-# in the marker. A label such as "KD, T=4" takes the colour of its longest known beginning.
+# in the marker. A label such as "KD, T=4" takes the look of its longest known beginning; a
+# notebook with names of its own adds them here.
 BLACK, GREY, BLUE, SKY = "#000000", "#8a8a8a", "#0072B2", "#56B4E9"
 GREEN, ORANGE, RED, PINK, YELLOW = "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#B8A900"
-METHODS: dict[str, tuple[str, str]] = {
-    "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"), "member": (GREY, "P"),
-    "ce": (GREY, "o"), "independent": (GREY, "o"), "ind": (GREY, "o"), "alone": (GREY, "o"),
+LOOKS: dict[str, tuple[str, str]] = {
+    "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"),
+    "ce": (GREY, "o"), "independent": (GREY, "o"), "alone": (GREY, "o"),
     "label smoothing": (GREY, "v"), "label": (GREY, "s"), "control": (GREY, "D"),
-    "kd": (BLUE, "o"), "kl": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
+    "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
     "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (SKY, "D"),
     "hint": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"), "vid": (YELLOW, "D"),
     "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),
+}  # fmt: skip
+STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "font.size": 10,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "axes.titlesize": 11,
+    "image.cmap": "cividis",
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY]),
 }
-STYLE = {"figure.dpi": 100, "savefig.dpi": 100, "font.size": 10, "axes.grid": True,
-         "axes.axisbelow": True, "grid.color": "#e4e4e4", "axes.spines.top": False,
-         "axes.spines.right": False, "legend.frameon": False, "axes.titlesize": 11,
-         "image.cmap": "cividis", "figure.constrained_layout.use": True,
-         "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY])}
 WIDTH = 8.0  # inches, of every figure
 
 
-def approx(value: float, digits: int = 1, *, sign: bool = False, unit: str = "") -> str:
-    """A measured number as text, e.g. "≈ +2.7 points"."""
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-    return f"≈ {text}{' ' if unit else ''}{unit}"
-
-
-def approx_interval(value: Interval, digits: int = 1, *, sign: bool = False) -> str:
-    """A mean with its interval as text, e.g. "≈ 92.7 [≈ 92.1, ≈ 93.3]"."""
-    mean, low, high = (approx(part, digits, sign=sign) for part in value)
-    return f"{mean} [{low}, {high}]"
-
-
-class Table:
-    """Rows of equal keys: HTML in a notebook, aligned text in a terminal."""
-
-    def __init__(self, rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
-        self.columns = list(dict.fromkeys(name for row in rows for name in row))
-        self.cells = [[_cell(row.get(name, "")) for name in self.columns] for row in rows]
-        self.caption = caption
-
-    def __repr__(self) -> str:
-        lines = [self.columns, *self.cells]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
-                for line in lines]
-        text.insert(1, "-" * (sum(widths) + 2 * (len(widths) - 1)))
-        return "\n".join(([self.caption] if self.caption else []) + text)
-
-    def _repr_html_(self) -> str:
-        def row(cells: Sequence[str], tag: str) -> str:
-            style = ' style="text-align: left"'
-            return "<tr>" + "".join(f"<{tag}{style}>{html.escape(cell)}</{tag}>"
-                                    for cell in cells) + "</tr>"
-
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
-        head, body = row(self.columns, "th"), "\n".join(row(line, "td") for line in self.cells)
-        return f"<table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
-
-
-def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Table:
-    """A table of `rows`; measured floats become "≈" numbers, integers stay exact."""
-    if not rows:
-        raise ValueError("rows must not be empty")
-    return Table(rows, caption)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: ""}[value]
-    if isinstance(value, Interval):
-        return approx_interval(value)
-    if isinstance(value, (float, np.floating)):
-        return approx(float(value), 1 if abs(value) >= 10 else 2)
-    if isinstance(value, (int, np.integer)):
-        return f"{value:,}"
-    return str(value)
-
-
-def methods_of(runs: Sequence[Run]) -> list[str]:
-    """The methods of `runs`, in their order."""
-    return list(dict.fromkeys(run.method for run in runs))
-
-
-def comparison(runs: Sequence[Run], baseline: str, *, metric: str = METRIC,
-               columns: Sequence[str] = (), caption: str = "") -> Table:
-    """One row a method: mean with interval, and the paired difference to `baseline`.
-
-    Args:
-        columns: further metrics whose mean is shown; whole numbers are printed exactly.
-    """
-    rows = []
-    for method in methods_of(runs):
-        values = collect(runs, method, metric)
-        row: dict[str, Any] = {"method": method, metric: interval(list(values.values()))}
-        row[f"difference to {baseline}"] = "" if method == baseline else approx_interval(
-            interval(paired(runs, method, baseline, metric)), sign=True)
-        for name in columns:
-            found = list(collect(runs, method, name).values())
-            exact = all(isinstance(value, int) for value in found) and len(set(found)) == 1
-            row[name.replace("_", " ")] = found[0] if exact else float(np.mean(found))
-        rows.append(row)
-    return table(rows, caption)
-
-
-def look(method: str) -> dict[str, str]:
+def look(method: str) -> dict[str, Any]:
     """Colour and marker of a method, as keywords for matplotlib."""
-    known = [name for name in METHODS if method.lower().startswith(name)]
-    colour, marker = METHODS[max(known, key=len)] if known else (PINK, "o")
+    known = [name for name in LOOKS if method.lower().startswith(name)]
+    colour, marker = LOOKS[max(known, key=len)] if known else (PINK, "o")
     return {"color": colour, "marker": marker}
 
 
-def figure(rows: int = 1, columns: int = 1, *, height: float = 3.2,
-           **options: Any) -> tuple[Figure, Any]:
+def figure(
+    rows: int = 1, columns: int = 1, *, height: float = 3.2, **options: Any
+) -> tuple[Figure, Any]:
     """A figure of the kit's width; `height` in inches for each row of axes.
 
     Sets the kit's style for this process: legends and texts added later follow it too.
@@ -140,12 +70,18 @@ def figure(rows: int = 1, columns: int = 1, *, height: float = 3.2,
     Returns:
         (figure, axes) as `plt.subplots` gives them.
     """
-    plt.rcParams.update(STYLE)
+    plt.rcParams.update(STYLE)  # type: ignore[arg-type]
     return plt.subplots(rows, columns, figsize=(WIDTH, height * rows), **options)
 
 
-def intervals(results: Mapping[str, Interval], *, xlabel: str, axes: Axes | None = None,
-              reference: float | None = None, title: str = "") -> Axes:
+def intervals(
+    results: Mapping[str, Interval],
+    *,
+    xlabel: str,
+    axes: Axes | None = None,
+    reference: float | None = None,
+    title: str = "",
+) -> Axes:
     """Means with 95 % intervals, one line a method, the first at the top.
 
     Args:
@@ -154,8 +90,9 @@ def intervals(results: Mapping[str, Interval], *, xlabel: str, axes: Axes | None
     if axes is None:
         _, axes = figure(height=0.6 + 0.32 * len(results))
     for row, (method, value) in enumerate(results.items()):
-        axes.errorbar(value.mean, row, xerr=value.half_width, capsize=3, linestyle="none",
-                      **look(method))
+        axes.errorbar(
+            value.mean, row, xerr=value.half_width, capsize=3, linestyle="none", **look(method)
+        )
     if reference is not None:
         axes.axvline(reference, color=BLACK, linewidth=0.8, linestyle="--")
     axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel=xlabel, title=title)
@@ -163,53 +100,97 @@ def intervals(results: Mapping[str, Interval], *, xlabel: str, axes: Axes | None
     return axes
 
 
-def bars(groups: Mapping[str, Mapping[str, Interval]], *, ylabel: str, axes: Axes | None = None,
-         reference: float | None = None, title: str = "", legend: bool = True) -> Axes:
+def bars(
+    groups: Mapping[str, Mapping[str, Interval]],
+    *,
+    ylabel: str,
+    axes: Axes | None = None,
+    reference: float | None = None,
+    title: str = "",
+    legend: bool = True,
+    hatched: Collection[str] = (),
+) -> Axes:
     """Bars with 95 % intervals, in groups over a common axis; one colour a method.
 
     Args:
         groups: {group: {method: interval}}; a single group writes the methods below its bars.
-            Methods whose name begins with "control" or ends with "*" are hatched.
         reference: where to draw a horizontal line, e.g. chance.
         legend: name the methods of several groups in a legend.
+        hatched: methods whose bars are hatched, e.g. controls.
     """
     if axes is None:
         _, axes = figure()
     methods = list(dict.fromkeys(name for group in groups.values() for name in group))
     width = 0.8 / len(methods)
     for column, method in enumerate(methods):
-        found = [(row, group[method]) for row, group in enumerate(groups.values())
-                 if method in group]
+        found = [
+            (row, group[method]) for row, group in enumerate(groups.values()) if method in group
+        ]
         places = [row + (column - (len(methods) - 1) / 2) * width for row, _ in found]
-        hatch = "///" if method.startswith("control") or method.endswith("*") else None
-        axes.bar(places, [value.mean for _, value in found], 0.9 * width, label=method,
-                 yerr=[value.half_width for _, value in found], color=look(method)["color"],
-                 hatch=hatch, edgecolor="white", error_kw={"capsize": 3, "elinewidth": 1})
+        hatch = "///" if method in hatched else None
+        axes.bar(
+            places,
+            [value.mean for _, value in found],
+            0.9 * width,
+            label=method,
+            yerr=[value.half_width for _, value in found],
+            color=look(method)["color"],
+            hatch=hatch,
+            edgecolor="white",
+            error_kw={"capsize": 3, "elinewidth": 1},
+        )
         if len(groups) == 1:
-            axes.text(places[0], -0.02, method, ha="center", va="top", fontsize=9,
-                      transform=axes.get_xaxis_transform())
+            axes.text(
+                places[0],
+                -0.02,
+                method,
+                ha="center",
+                va="top",
+                fontsize=9,
+                transform=axes.get_xaxis_transform(),
+            )
     if reference is not None:
         axes.axhline(reference, color=RED, linewidth=1, linestyle="--")
-    axes.set(xticks=range(len(groups)), xticklabels=["" if len(groups) == 1 else name
-                                                     for name in groups],
-             ylabel=ylabel, title=title)
+    axes.set(
+        xticks=range(len(groups)),
+        xticklabels=["" if len(groups) == 1 else name for name in groups],
+        ylabel=ylabel,
+        title=title,
+    )
     axes.grid(False, axis="x")
     if legend and len(groups) > 1:
         axes.legend()
     return axes
 
 
-def gains(runs: Sequence[Run], baseline: str, *, metric: str = METRIC, xlabel: str | None = None,
-          axes: Axes | None = None, title: str = "") -> Axes:
+def gains(
+    runs: Runs,
+    baseline: str,
+    *,
+    metric: str = METRIC,
+    xlabel: str | None = None,
+    axes: Axes | None = None,
+    title: str = "",
+) -> Axes:
     """Paired differences of every method to `baseline`, with their intervals."""
-    results = {method: interval(paired(runs, method, baseline, metric))
-               for method in methods_of(runs) if method != baseline}
+    results = {
+        method: interval(runs.paired(method, baseline, metric))
+        for method in runs.methods
+        if method != baseline
+    }
     label = xlabel or f"{metric}: difference to {baseline}, points"
     return intervals(results, xlabel=label, axes=axes, reference=0.0, title=title)
 
 
-def curves(series: Mapping[str, Sequence[Interval]], x: Sequence[float], *, xlabel: str,
-           ylabel: str, axes: Axes | None = None, title: str = "") -> Axes:
+def curves(
+    series: Mapping[str, Sequence[Interval]],
+    x: Sequence[float],
+    *,
+    xlabel: str,
+    ylabel: str,
+    axes: Axes | None = None,
+    title: str = "",
+) -> Axes:
     """One line a method over `x`, with a band for the 95 % interval."""
     if axes is None:
         _, axes = figure()
@@ -222,26 +203,50 @@ def curves(series: Mapping[str, Sequence[Interval]], x: Sequence[float], *, xlab
     return axes
 
 
-def heatmap(values: np.ndarray, *, rows: Sequence[Any], columns: Sequence[Any], xlabel: str,
-            ylabel: str, label: str, digits: int = 1, axes: Axes | None = None,
-            title: str = "") -> Axes:
+def heatmap(
+    values: np.ndarray,
+    *,
+    rows: Sequence[Any],
+    columns: Sequence[Any],
+    xlabel: str,
+    ylabel: str,
+    label: str,
+    digits: int = 1,
+    axes: Axes | None = None,
+    title: str = "",
+) -> Axes:
     """A matrix as colours with its numbers written in, and a colour bar named `label`."""
     if axes is None:
         _, axes = figure(height=0.9 + 0.45 * len(rows))
     image = axes.imshow(values, aspect="auto", cmap="cividis")
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
-        axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center",
-                  color="white" if value < middle else "black", fontsize=9)
-    axes.set(xticks=range(len(columns)), xticklabels=list(columns), yticks=range(len(rows)),
-             yticklabels=list(rows), xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.text(
+            column,
+            row,
+            f"{value:.{digits}f}",
+            ha="center",
+            va="center",
+            color="white" if value < middle else "black",
+            fontsize=9,
+        )
+    axes.set(
+        xticks=range(len(columns)),
+        xticklabels=list(columns),
+        yticks=range(len(rows)),
+        yticklabels=list(rows),
+        xlabel=xlabel,
+        ylabel=ylabel,
+        title=title,
+    )
     axes.grid(False)
     axes.figure.colorbar(image, ax=axes, label=label)
     return axes
 
 
-def images(batch: Tensor, titles: Sequence[str] | None = None, *, columns: int = 10,
-           cmap: str = "gray") -> Figure:
+def images(
+    batch: Tensor, titles: Sequence[str] | None = None, *, columns: int = 10, cmap: str = "gray"
+) -> Figure:
     """Images [n, c, h, w] (or maps [n, h, w]) in a grid, values shown from 0 to 1."""
     batch = batch.detach().cpu()
     batch = batch[:, None] if batch.ndim == 3 else batch

@@ -1,408 +1,466 @@
-"""One training loop for every method, checkpoints, and comparisons over paired seeds.
+"""Training on images: the objective of distillation, its batches, and `fit`, which joins them.
 
-`fit` trains a network alone or under any distiller; `compare` trains several methods for the same
-seeds (same initial weights, batch order and augmentation) and returns run records.
+The objective owns the cross-entropy with the labels. A distiller (see `distillers`) adds its own
+terms; the loop itself is `engine.loop.optimise`.
 """
 
 from __future__ import annotations
 
-import io
+import functools
 import math
-import time
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import checkpoints, processes, records
-from kdlib.data import Augment, Split, device_of, generator, mixup as mix_images
-from kdlib.distillers import METHODS, Batch, Distiller, Outputs, Probe, create
-from kdlib.models import Tap, evaluating, stage_shapes
-from kdlib.parallel import run as run_parallel
-from kdlib.progress import bar
-from kdlib.records import Run
+from kdlib import inputs, recipes
+from kdlib.data import Augment, Split, device_of
+from kdlib.data import mixup as mix_images
+from kdlib.distillers import (
+    METHODS,
+    Batch,
+    Distiller,
+    Outputs,
+    Setup,
+    create,
+    needs_teacher,
+    parts_of,
+)
+from kdlib.engine import loop, optimizers, ranks
+from kdlib.engine.checkpoints import Checkpoint, History
+from kdlib.engine.placement import placed, threads_for
+from kdlib.identity import identity
+from kdlib.stages import BATCH, Tap, evaluating, predict, stage_shapes
 
 CACHE_LIMIT = 2**30  # bytes of teacher outputs that are kept; above it the teacher runs each step
-EVALUATION_BATCH = 500
 
-
-@torch.no_grad()
-def predict(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits [n, classes] of `images`, in eval mode; the model's mode is restored."""
-    with evaluating(model):
-        return torch.cat([model(part) for part in images.split(EVALUATION_BATCH)])
+__all__ = [
+    "Fitted",
+    "ImageObjective",
+    "as_split",
+    "build",
+    "evaluate",
+    "fit",
+    "predict",
+    "relabel",
+    "trained",
+]
 
 
 def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
     """{"accuracy": percent, "loss": mean cross-entropy in nats} on a split."""
+    split = as_split("split", split)
     logits = predict(model, split.images)
-    return {"accuracy": 100 * (logits.argmax(1) == split.labels).double().mean().item(),
-            "loss": F.cross_entropy(logits, split.labels).item()}
+    right = (logits.argmax(1) == split.labels).sum().item()
+    return {
+        "accuracy": 100 * right / len(split.labels),
+        "loss": F.cross_entropy(logits.float(), split.labels).item(),
+    }
 
 
+@recipes.traced
+@torch.inference_mode(False)
 def build(constructor: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Call `constructor` with torch's random state set to `seed`, and restored afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return constructor()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(inputs.whole("seed", seed, low=0))
+        network = constructor()
+    if not isinstance(network, nn.Module):
+        raise TypeError(
+            f"constructor must return a network, got {inputs.describe(network)}: give the class "
+            "or functools.partial of it, not a result"
+        )
+    return network
 
 
-def learning_rate(step: int, total: int, peak: float) -> float:
-    """Linear warm-up over the first tenth of `total` steps, then half a cosine down to 0."""
-    warm = max(1, total // 10)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+@recipes.traced
+def relabel(split: Split, teacher: nn.Module) -> Split:
+    """The images of `split` with the teacher's answers as labels."""
+    return Split(split.images, predict(teacher, split.images).argmax(1))
+
+
+class Images(NamedTuple):
+    """One batch of training images. Under mixup, target and index are the heavier image's."""
+
+    images: Tensor  # [B, c, h, w]
+    target: Tensor  # int64 [B]
+    soft_target: Tensor | None  # [B, C], what the cross-entropy takes (mixup, smoothing)
+    index: Tensor  # type: ignore[assignment]  # int64 [B], positions in the training set
+    epoch: int  # from 1
+    lesson: Outputs | None  # the teacher's cached outputs
+
+
+class ImageObjective(nn.Module):
+    """ce_weight * cross-entropy + the distiller's terms.
+
+    Under `torchrun` each process runs the networks on its rows; the losses see all rows.
+
+    Args:
+        student, teacher: taps on the networks, at the stages that the distiller reads.
+        ce_weight: of the cross-entropy with the labels.
+    """
+
+    def __init__(self, student: Tap, teacher: Tap | None, distiller: Distiller, ce_weight: float):
+        super().__init__()
+        self.student, self.distiller, self.ce_weight = student.model, distiller, ce_weight
+        self._taps = student, teacher  # a teacher is neither trained nor stored with the student
+
+    def forward(self, batch: Images) -> dict[str, Tensor]:
+        rows = ranks.share(len(batch.images))
+        images, (tap, teacher_tap), lesson = batch.images[rows], self._taps, batch.lesson
+        student = _joined(tap, images, "student")
+        logits = student.logits
+        if logits.device.type == "cpu" and not math.isfinite(logits.detach().sum()):
+            raise loop.NotFinite("the student's logits became infinite or NaN")
+        if lesson is None and teacher_tap is not None:
+            with torch.no_grad():
+                lesson = _joined(teacher_tap, images, "teacher")
+        with torch.autocast(logits.device.type, enabled=False):
+            terms = {}
+            if self.ce_weight:
+                target = batch.target if batch.soft_target is None else batch.soft_target
+                terms["ce"] = self.ce_weight * F.cross_entropy(logits, target)
+            lesson = lesson or Outputs(logits.new_empty(0), {})  # a method without a teacher
+            seen = Batch(student, lesson, batch.target, batch.index, batch.epoch)
+            return terms | self.distiller(seen)
+
+
+def _joined(tap: Tap, images: Tensor, role: str) -> Outputs:
+    """Outputs for the rows of all processes; half precision becomes float32 for the losses."""
+    logits, features = tap(images)
+    logits = inputs.logits(role, logits, len(images))
+
+    def whole(x: Tensor) -> Tensor:
+        return ranks.gather(x.float() if x.dtype in (torch.bfloat16, torch.float16) else x)
+
+    return Outputs(whole(logits), {name: whole(value) for name, value in features.items()})
 
 
 class Fitted(NamedTuple):
     """What `fit` leaves behind besides the trained student."""
 
-    history: list[dict[str, float]]  # one dictionary an epoch: loss, its terms, validation scores
+    history: History  # one dictionary an epoch: loss, its terms, validation scores
     distiller: Distiller  # with its trained regressors or its memory bank
     extra_bytes: int  # the distiller's buffers and the cached teacher outputs
 
 
-def fit(student: nn.Module, train: Split, *, method: str = "ce", teacher: nn.Module | None = None,
-        validation: Split | None = None, epochs: int = 20, batch_size: int = 64, lr: float = 2e-3,
-        weight_decay: float = 1e-4, augment: Augment | None = None, mixup: bool = False,
-        label_smoothing: float = 0.0, seed: int = 0, device: str | torch.device | None = None,
-        checkpoint: str | Path | None = None, progress: bool = True, **options: Any) -> Fitted:
+@torch.inference_mode(False)
+def fit(
+    student: nn.Module,
+    train: Split,
+    *,
+    method: str = "ce",
+    teacher: nn.Module | None = None,
+    validation: Split | None = None,
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 2e-3,
+    weight_decay: float = 1e-4,
+    optimizer: str | optimizers.Maker = "adamw",
+    schedule: loop.Schedule = loop.warmup_cosine,
+    clip: float | None = None,
+    precision: str | None = None,
+    augment: Augment | None = None,
+    mixup: bool = False,
+    label_smoothing: float = 0.0,
+    ce_weight: float | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    memory_format: torch.memory_format | None = None,
+    checkpoint: str | Path | None = None,
+    stop_after: int | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Fitted:
     """Train `student` in place, alone or with a teacher.
 
-    AdamW with `learning_rate`'s schedule. The last, partial batch of an epoch is dropped. The
-    teacher sees exactly the images that the student sees (augmented and mixed); where those are
-    the same in every epoch, its outputs are computed once. On a CPU the result is bit-identical
-    on repeat at a fixed number of threads. Under `torchrun` each process takes its share of
-    every batch and gradients are averaged.
+    The last, partial batch of an epoch is dropped. The teacher sees exactly the images that the
+    student sees (augmented and mixed); where those are the same in every epoch, its outputs are
+    computed once. On a CPU the result is bit-identical on repeat at a fixed number of threads;
+    small networks use one. Under `torchrun` each process takes its share of every batch.
 
     Args:
         student: any network [n, c, h, w] -> logits [n, classes]; left in eval mode.
         train: images and labels; all finite.
         method: a name of `distillers.METHODS`, or several joined by "+".
-        teacher: any such network; needed by every method but "ce".
+        teacher: any such network; every method but "ce" needs one, and "ce" takes none.
         validation: evaluated after every epoch if given.
-        lr: the peak learning rate.
+        lr: the peak learning rate; `schedule` shapes it (see `engine.loop`).
+        optimizer: "adamw", "sgd", "muon", or a maker (see `engine.optimizers`).
+        clip: largest norm of the gradient.
+        precision: None for float32; "bf16" runs the networks in bfloat16, the losses in float32.
         augment: `augment(images, generator) -> images`, e.g. `data.shift`.
         mixup: blend pairs of images and their targets.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
+        ce_weight: of the cross-entropy; None takes the published one (kd: 1 - alpha). A
+            combination has none: state it.
         seed: of batch order, augmentation, dropout and the distiller's initial weights.
         device: where to train; default: where `train` lives.
+        memory_format: order of the pixels; default: channels last for the kit's own convolutional
+            networks, where that is faster.
         checkpoint: file written after every epoch. If it exists, training goes on from it, and
             ends with the weights of an uninterrupted run.
+        stop_after: epochs after which to stop early, on the schedule of all `epochs`; 0 checks
+            every argument and trains nothing.
         progress: show a bar with the time left.
         options: of the method, e.g. `temperature=4.0`.
 
     Raises:
-        ValueError: an argument is out of range, labels do not fit the logits, the checkpoint
-            belongs to another run or is damaged.
-        FloatingPointError: the loss became infinite or NaN; names the term.
+        TypeError, ValueError: an argument is of the wrong kind or out of range, labels do not fit
+            the logits, the checkpoint belongs to another run or is damaged.
+        FloatingPointError: the loss became infinite or NaN; names the term, the epoch and the
+            step. The student is left as it was after the epoch before.
     """
-    rank, world = processes.join()
-    _check(train, epochs, batch_size, lr, label_smoothing, world)
-    device = device_of(train.images.device if device is None else device)
-    device = processes.own_device(device, world)
-    settings = {} if checkpoint is None else describe(dict(
-        train=train, method=method, teacher=teacher, epochs=epochs, batch_size=batch_size, lr=lr,
-        weight_decay=weight_decay, augment=augment, mixup=mixup, seed=seed, options=options,
-        label_smoothing=label_smoothing, student=type(student)))
-    train, student = train.to(device), student.to(device)
+    settings = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
+    _, world = ranks.join()
+    train = as_split("train", train)
+    validation = None if validation is None else as_split("validation", validation)
+    _check_networks(student, teacher, method)
+    batch_size = min(inputs.whole("batch_size", batch_size), len(train.labels))
+    inputs.number("label_smoothing", label_smoothing, low=0, below=1)
+    inputs.whole("seed", seed, low=0)
+    if batch_size % world:
+        raise ValueError(f"batch_size must be a multiple of {world} processes, got {batch_size}")
+    device = ranks.own_device(device_of(train.images.device if device is None else device))
+    origin = _recipe_of_training(student, settings)
+    kept = None
+    if checkpoint is not None:
+        kept = Checkpoint(Path(checkpoint), _fixed_settings(student, settings))
+    train = train.to(device)
+    validation = None if validation is None else validation.to(device)
+    student = placed(student, device, memory_format)
     if teacher is not None:
-        teacher = teacher.to(device).eval()
-    distiller = _distiller(method, student, teacher, train, seed, options).to(device)
-    cache = None
-    if distiller.needs_teacher and augment is None and not mixup:
-        cache = cached_outputs(teacher, train.images, distiller.teacher_stages)
-    parameters = [p for p in (*student.parameters(), *distiller.parameters()) if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay,
-                                  fused=device.type in ("cpu", "cuda"))
-    processes.share((*parameters, *student.buffers()), world)
-    parts = {"student": student, "distiller": distiller, "optimizer": optimizer}
-    history = [] if checkpoint is None else checkpoints.resume(checkpoint, settings, parts)
-    batch_size = min(batch_size, len(train.images))
-    steps = len(train.images) // batch_size  # an epoch
+        teacher = placed(teacher, device, memory_format)
 
-    with bar(epochs, "epochs", enabled=progress and rank == 0) as ticker:
-        ticker.update(len(history))
-        for epoch in range(len(history) + 1, epochs + 1):
-            student.train()
-            sums: dict[str, Tensor] = {}
-            # Seeding by epoch makes a resumed run equal to an uninterrupted one.
-            with (_seeded(1_000_003 * seed + epoch, device) as stream,
-                  Tap(student, distiller.student_stages) as student_tap,
-                  Tap(teacher or nn.Identity(), distiller.teacher_stages) as teacher_tap):
-                order = torch.randperm(len(train.images), generator=stream).to(device)
-                for step in range(steps):
-                    index = order[step * batch_size: (step + 1) * batch_size]
-                    batch = _batch(train, index, stream, student_tap, teacher_tap, cache,
-                                   distiller.needs_teacher, augment, mixup, label_smoothing,
-                                   epoch, slice(rank, None, world))
-                    _check_finite({"logits": batch.student.logits.sum()}, epoch)
-                    terms = distiller(batch)
-                    _check_finite(terms, epoch)
-                    optimizer.zero_grad(set_to_none=True)
-                    sum(terms.values()).backward()
-                    processes.average_gradients(parameters, world)
-                    for group in optimizer.param_groups:
-                        group["lr"] = learning_rate((epoch - 1) * steps + step, epochs * steps, lr)
-                    optimizer.step()
-                    for name, value in terms.items():
-                        sums[name] = sums.get(name, 0.0) + value.detach()
-            processes.share((*student.buffers(), *distiller.buffers()), world)
-            means = {name: value.item() / steps for name, value in sums.items()}
-            _check_finite(means, epoch)
-            history.append({"epoch": epoch, "loss": sum(means.values())} | means)
-            if validation is not None:
-                scores = evaluate(student, validation.to(device))
-                history[-1] |= {f"validation_{name}": score for name, score in scores.items()}
-            if checkpoint is not None and rank == 0:
-                checkpoints.save(checkpoint, settings, history, parts)
-            ticker.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
-            ticker.update()
-    student.eval()
+    with ExitStack() as stack:
+        stack.callback(student.eval)
+        stack.enter_context(threads_for(student, train.images, batch_size))
+        if teacher is not None:
+            stack.enter_context(evaluating(teacher))
+        distiller, classes = _distiller(method, student, teacher, train, seed, options)
+        distiller = distiller.to(device)
+        weight = _ce_weight(ce_weight, distiller, method)
+
+        @functools.cache
+        def lessons() -> Outputs | None:
+            if teacher is None or augment is not None or mixup:
+                return None
+            return cached_outputs(teacher, train.images, distiller.teacher_stages)
+
+        student_tap = stack.enter_context(Tap(student, distiller.student_stages))
+        teacher_tap = None
+        if teacher is not None:
+            teacher_tap = stack.enter_context(Tap(teacher, distiller.teacher_stages))
+        objective = ImageObjective(student_tap, teacher_tap, distiller, weight)
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise ValueError("student must have parameters with requires_grad=True, got none")
+
+        def scores(epoch: int) -> dict[str, float]:
+            found = {} if validation is None else evaluate(student, validation)
+            return {f"validation_{name}": score for name, score in found.items()}
+
+        history = loop.optimise(
+            objective,
+            image_batches(train, batch_size, classes, augment, mixup, label_smoothing, lessons),
+            optimizers.create(
+                optimizer, objective.named_parameters(), lr=lr, weight_decay=weight_decay
+            ),
+            epochs=epochs,
+            steps=len(train.labels) // batch_size,
+            schedule=schedule,
+            precision=precision,
+            clip=clip,
+            seed=seed,
+            stop_after=stop_after,
+            after_epoch=scores,
+            checkpoint=kept,
+            progress=progress,
+        )
+        cache = lessons() if history else None
+    recipes.remember(student, origin)
     held = [*distiller.buffers(), *([cache.logits, *cache.features.values()] if cache else [])]
     return Fitted(history, distiller, sum(t.numel() * t.element_size() for t in held))
 
 
+# What does not change a training's result, or is looked at by itself.
+_NO_SETTINGS = {"student", "validation", "device", "checkpoint", "progress"}
+
+
+@recipes.safe
+def trained(student: nn.Module, train: Split, **options: Any) -> nn.Module:
+    """The student, after `fit(student, train, **options)`."""
+    fit(student, train, progress=False, **options)
+    return student
+
+
+def _fixed_settings(student: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
+    """What a training that goes on from a checkpoint must share: the identity of each setting."""
+    parts = {part: METHODS[part] for part in parts_of(settings["method"])}
+    fixed = settings | {"method": parts, "student": f"{type(student).__qualname__}\n{student}"}
+    del fixed["stop_after"]
+    return {name: identity(value, name) for name, value in fixed.items()}
+
+
+def _recipe_of_training(student: nn.Module, settings: dict[str, Any]) -> Any:
+    """The recipe of the trained student, or the reason why there is none."""
+    settings = settings | settings["options"]
+    del settings["options"]
+    try:
+        return recipes.recipe_of_call(trained, student, **settings)
+    except recipes.Unrepeatable as reason:
+        return reason
+
+
+def image_batches(
+    train: Split,
+    batch_size: int,
+    classes: int,
+    augment: Augment | None = None,
+    mixup: bool = False,
+    label_smoothing: float = 0.0,
+    lessons: Callable[[], Outputs | None] = lambda: None,
+) -> loop.Batches:
+    """A source of shuffled, augmented batches; the last, partial one of an epoch is dropped.
+
+    Args:
+        lessons: gives the teacher's outputs for all of `train`, where they stay the same.
+    """
+
+    def batches(epoch: int, generator: torch.Generator) -> Iterator[Images]:
+        cache = lessons()
+        order = torch.randperm(len(train.labels), generator=generator).to(train.labels.device)
+        for index in order.split(batch_size):
+            images, target = train.images[index], train.labels[index]
+            soft: Tensor | None = None
+            lesson: Outputs | None = None
+            if augment is not None:
+                images = augment(images, generator)
+                if images.device.type == "cpu" and not math.isfinite(images.sum()):
+                    raise ValueError("augment must return finite images, got NaN or infinity")
+            if mixup or label_smoothing:
+                soft = F.one_hot(target, classes).to(images.dtype)
+            if mixup and soft is not None:
+                images, share, partner = mix_images(images, generator)
+                soft = share[:, None] * soft + (1 - share[:, None]) * soft[partner]
+                heavier = torch.where(share >= 0.5, torch.arange(len(share)).to(partner), partner)
+                index, target = index[heavier], target[heavier]
+            if label_smoothing and soft is not None:
+                soft = (1 - label_smoothing) * soft + label_smoothing / classes
+            if cache is not None:
+                features = {name: value[index] for name, value in cache.features.items()}
+                lesson = Outputs(cache.logits[index], features)
+            yield Images(images, target, soft, index, epoch, lesson)
+
+    return batches
+
+
 @torch.no_grad()
-def cached_outputs(teacher: nn.Module, images: Tensor,
-                   stages: Sequence[str]) -> Outputs | None:
+def cached_outputs(teacher: nn.Module, images: Tensor, stages: tuple[str, ...]) -> Outputs | None:
     """The teacher's logits and stages for all images, or None where they would fill the memory."""
     size = sum(math.prod(_shapes(teacher, images)[stage]) for stage in stages)
     if 4 * size * len(images) > CACHE_LIMIT:
         return None
-    with Tap(teacher, stages) as tap:
-        parts = [Outputs(*tap(part)) for part in images.split(EVALUATION_BATCH)]
-    return Outputs(torch.cat([part.logits for part in parts]),
-                   {name: torch.cat([part.features[name] for part in parts]) for name in stages})
+    with evaluating(teacher), Tap(teacher, stages) as tap:
+        parts = [Outputs(*tap(part)) for part in images.split(BATCH)]
+    return Outputs(
+        torch.cat([part.logits for part in parts]),
+        {name: torch.cat([part.features[name] for part in parts]) for name in stages},
+    )
 
 
-def _batch(train: Split, index: Tensor, stream: torch.Generator, student: Tap, teacher: Tap,
-           cache: Outputs | None, taught: bool, augment: Augment | None, mixup: bool,
-           label_smoothing: float, epoch: int, share: slice) -> Batch:
-    """What the distiller sees of the examples at `index`; `share` is this process's part."""
-    images, target, soft = train.images[index], train.labels[index], None
-    if augment is not None:
-        images = augment(images, stream)
-    if mixup:
-        images, weight, partner = mix_images(images, stream)
-    outputs = Outputs(*student(images[share]))
-    if mixup or label_smoothing:
-        classes = outputs.logits.shape[1]
-        soft = F.one_hot(target, classes).to(outputs.logits.dtype)
-        if mixup:
-            soft = weight[:, None] * soft + (1 - weight[:, None]) * soft[partner]
-        soft = ((1 - label_smoothing) * soft + label_smoothing / classes)[share]
-    index = index[share]
-    lesson = None
-    if cache is not None:
-        lesson = Outputs(cache.logits[index], {k: f[index] for k, f in cache.features.items()})
-    elif taught:
-        with torch.no_grad():
-            lesson = Outputs(*teacher(images[share]))
-    return Batch(outputs, lesson, target[share], soft, index, epoch)
-
-
-def _distiller(method: str, student: nn.Module, teacher: nn.Module | None, train: Split, seed: int,
-               options: dict[str, Any]) -> Distiller:
+def _distiller(
+    method: str,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    train: Split,
+    seed: int,
+    options: dict[str, Any],
+) -> tuple[Distiller, int]:
+    """The distiller, and the number of classes that the student tells apart."""
     classes = predict(student, train.images[:2]).shape[-1]
-    low, high = int(train.labels.min()), int(train.labels.max())
-    if low < 0 or high >= classes:
-        raise ValueError(f"train.labels must lie in 0..{classes - 1}, as the student gives "
-                         f"{classes} logits; they span {low}..{high}")
-    probe = Probe(student=_shapes(student, train.images),
-                  teacher=None if teacher is None else _shapes(teacher, train.images),
-                  labels=train.labels, num_classes=classes, num_samples=len(train.labels))
-    distiller = build(lambda: create(method, probe, **options), seed)
-    if distiller.needs_teacher and teacher is None:
-        raise ValueError(f"teacher is missing: method {method!r} needs one")
-    if processes.join()[1] > 1 and any(len(train.labels) in b.shape for b in distiller.buffers()):
-        raise ValueError(f"method {method!r} keeps state for each example and trains in one "
-                         "process: start it without torchrun")
-    return distiller
+    inputs.classes("train.labels", train.labels, classes)
+    if teacher is not None:
+        found = predict(teacher, train.images[:2]).shape[-1]
+        if found != classes:
+            raise ValueError(f"teacher must give {classes} logits, as the student, got {found}")
+    setup = Setup(
+        student=_shapes(student, train.images),
+        teacher=None if teacher is None else _shapes(teacher, train.images),
+        labels=train.labels,
+        num_classes=classes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        distiller = create(method, setup, **options)
+    return distiller, classes
+
+
+def _ce_weight(ce_weight: float | None, distiller: Distiller, method: str) -> float:
+    """The weight of the cross-entropy: given, or the published one."""
+    found = distiller.ce_weight if ce_weight is None else ce_weight
+    if found is None:
+        raise ValueError(
+            f"ce_weight must be given for the combination {method!r}: the sum of its parts has "
+            "no published one"
+        )
+    found = inputs.number("ce_weight", found, low=0)
+    if not found and not any(part.weight and part.loss for part in _parts(distiller)):
+        raise ValueError("ce_weight and weight must not both be 0: nothing would be learnt")
+    return found
+
+
+def _parts(distiller: Distiller) -> list[Distiller]:
+    return list(getattr(distiller, "parts", [distiller]))
 
 
 def _shapes(model: nn.Module, images: Tensor) -> dict[str, tuple[int, ...]]:
-    """Shapes of the model's stages; none if it names no stages (logit methods need none)."""
-    return stage_shapes(model, images[:2]) if hasattr(model, "stages") else {}
+    """Shapes of the model's stages; none of a network that names none, or is compiled."""
+    named = isinstance(getattr(model, "stages", None), (tuple, list))
+    compiled = hasattr(model, "_orig_mod")
+    return stage_shapes(model, images[:2]) if named and not compiled else {}
 
 
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator with this seed; torch's own random state too, until the block ends."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield generator(seed)
+# Checks
 
 
-def _check_finite(values: Mapping[str, Tensor | float], epoch: int) -> None:
-    """Raise if a value is not finite; tensors on a GPU are not read, which would stall it."""
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            value = 0.0 if value.is_cuda else value.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{name!r} became {value} in epoch {epoch}: lower lr or the "
-                                     "weight of a loss term")
+def as_split(name: str, split: Any) -> Split:
+    """A split of finite images [n, c, h, w] with int64 labels [n], n >= 1, or a clear error."""
+    split = Split.of(split, name)
+    inputs.images(f"{name}.images", split.images)
+    labels = split.labels
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise TypeError(f"{name}.labels must be int64 [n], got {inputs.describe(labels)}")
+    if split.images.is_inference() or labels.is_inference():
+        split = Split(split.images.clone(), labels.clone())  # made in inference mode: no gradients
+    return split
 
 
-def _check(train: Split, epochs: int, batch_size: int, lr: float, label_smoothing: float,
-           world: int) -> None:
-    images, labels = train
-    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or not len(labels):
-        raise ValueError("train must hold images [n, c, h, w] and labels [n], n >= 1; got "
-                         f"{tuple(images.shape)} and {tuple(labels.shape)}")
-    if labels.dtype != torch.int64:
-        raise ValueError(f"train.labels must be int64 class numbers, got {labels.dtype}")
-    if not torch.isfinite(images).all():
-        raise ValueError("train.images holds NaN or infinite values: check how they were made")
-    for name, value in {"epochs": epochs, "batch_size": batch_size}.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
-    if not 0 < lr < math.inf:
-        raise ValueError(f"lr must be a positive number, got {lr!r}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing!r}")
-    if batch_size % world:
-        raise ValueError(f"batch_size {batch_size} must be a multiple of the {world} processes")
-
-
-def describe(value: Any) -> Any:
-    """`value` in JSON terms: functions by name, networks and splits by class and fingerprint."""
-    if isinstance(value, Mapping):
-        return {str(name): describe(part) for name, part in value.items()}
-    if isinstance(value, Split):
-        return f"Split({len(value.labels)}):{records.fingerprint(*value)[:12]}"
-    if isinstance(value, Tensor):
-        return f"Tensor{tuple(value.shape)}:{records.fingerprint(value)[:12]}"
-    if isinstance(value, nn.Module):
-        return f"{type(value).__name__}:{records.fingerprint(*value.state_dict().values())[:12]}"
-    if isinstance(value, (list, tuple)):
-        return [describe(part) for part in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if hasattr(value, "func"):  # functools.partial
-        return [describe(value.func), describe(value.args), describe(value.keywords)]
-    return getattr(value, "__qualname__", type(value).__name__)
-
-
-class _Task(NamedTuple):
-    method: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.method}, seed {self.seed}"
-
-
-def compare(methods: Mapping[str, Mapping[str, Any]], *, student: Callable[[], nn.Module],
-            train: Split, evaluate_on: Split, seeds: Sequence[int],
-            teacher: nn.Module | Mapping[int, nn.Module] | None = None,
-            metrics: Callable[[nn.Module, nn.Module | None], Mapping[str, float]] | None = None,
-            experiment: str = "comparison", folder: str | Path | None = None, resume: bool = False,
-            keep: bool = False, workers: int | None = None, progress: bool = True,
-            **common: Any) -> list[Run]:
-    """Train every method for the same seeds and return one record a run.
-
-    Paired: for a seed, all methods start from the same weights and see the same batches and
-    augmentation. A run that fails is reported in a warning and left out; the others are kept.
-
-    Args:
-        methods: label -> what is special about it, e.g. `{"CE": {}, "KD": {"method": "kd",
-            "temperature": 4.0}}`. Any argument of `fit`, and `teacher`, `student` and `train`.
-        student: builds a fresh network.
-        evaluate_on: the split behind the metrics "accuracy" and "loss": validation while you
-            choose settings, test once at the end.
-        seeds: e.g. `evidence.seeds(5)`.
-        teacher: one network, or one for each seed.
-        metrics: further results of a trained student and its teacher.
-        experiment: name of the comparison in the records.
-        folder: where finished runs are recorded, each as soon as it ends.
-        resume: take runs that `folder` already holds, made by the same code, from there.
-        keep: attach the trained networks as `run.student`.
-        workers: processes; default one a core on a CPU, one on a GPU.
-        common: arguments of `fit` for all methods.
-
-    Returns:
-        Runs in the order of `methods`, then `seeds`. `run.metrics` also holds "seconds" (wall
-        clock of the training), "extra_parameters" (that the method trains besides the student)
-        and "extra_bytes" (its buffers and cached teacher outputs).
-    """
-    if not methods or not seeds:
-        raise ValueError("methods and seeds must not be empty")
-    settings = {label: {"student": student, "train": train, "teacher": teacher, **common, **own}
-                for label, own in methods.items()}
-    data = records.fingerprint(*train, *evaluate_on)[:16]
-    tasks = [_Task(label, seed) for label in methods for seed in seeds]
-    described = {label: {name: describe(value) for name, value in own.items()
-                         if name != "teacher"} for label, own in settings.items()}
-
-    def blank(task: _Task) -> Run:
-        config = described[task.method] | {
-            "teacher": describe(_teacher(settings[task.method], task.seed))}
-        versions, commit = records.environment()
-        return Run(experiment, task.method, task.seed, config, {}, data=data,
-                   code=records.code_fingerprint(), versions=versions, commit=commit)
-
-    blanks = {task: blank(task) for task in tasks}
-    finished: dict[_Task, Run] = {}
-    if resume and folder is not None and (Path(folder) / experiment).is_dir() and not keep:
-        stored = {(run.key, run.code): run for run in records.load(Path(folder) / experiment)}
-        finished = {task: stored[run.key, run.code] for task, run in blanks.items()
-                    if (run.key, run.code) in stored}
-
-    registered = dict(METHODS)
-
-    def one(task: _Task) -> tuple[_Task, dict[str, Any]]:
-        return task, _train_one(task, settings[task.method], evaluate_on, metrics, registered)
-
-    def collect(result: tuple[_Task, dict[str, Any]]) -> None:
-        task, outcome = result
-        run = blanks[task]
-        run.metrics, run.history, run.seconds = (
-            outcome["metrics"], outcome["history"], outcome["metrics"]["seconds"])
-        if keep:
-            run.student = build(settings[task.method]["student"], task.seed)
-            run.student.load_state_dict(torch.load(io.BytesIO(outcome["weights"]),
-                                                   weights_only=True))
-            run.student.eval()
-        finished[task] = run
-        if folder is not None and processes.join()[0] == 0:
-            records.save(run, folder)
-
-    on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
-    one_process = on_gpu or processes.join()[1] > 1
-    run_parallel(one, [task for task in tasks if task not in finished],
-                 workers=1 if one_process else workers, label=f"runs of {experiment}",
-                 on_result=collect, progress=progress)
-    return [finished[task] for task in tasks if task in finished]
-
-
-def _teacher(settings: Mapping[str, Any], seed: int) -> nn.Module | None:
-    teacher = settings["teacher"]
-    if isinstance(teacher, Mapping):
-        if seed not in teacher:
-            raise ValueError(f"teacher has no network for seed {seed}: it holds "
-                             f"{sorted(teacher)}")
-        return teacher[seed]
-    return teacher
-
-
-def _train_one(task: _Task, settings: Mapping[str, Any], evaluate_on: Split,
-               metrics: Callable | None, registered: Mapping[str, type]) -> dict[str, Any]:
-    METHODS.update(registered)  # a worker lacks the methods that a notebook added
-    options = dict(settings) | {"teacher": _teacher(settings, task.seed), "seed": task.seed}
-    network = build(options.pop("student"), task.seed)
-    start = time.perf_counter()
-    fitted = fit(network, options.pop("train"), progress=False, **options)
-    seconds = time.perf_counter() - start
-    device = next(network.parameters()).device
-    measured = evaluate(network, evaluate_on.to(device)) | {
-        "seconds": seconds, "extra_bytes": fitted.extra_bytes,
-        "extra_parameters": sum(p.numel() for p in fitted.distiller.parameters())}
-    if metrics is not None:
-        measured |= metrics(network, options["teacher"])
-    weights = io.BytesIO()
-    torch.save({name: value.cpu() for name, value in network.state_dict().items()}, weights)
-    return {"metrics": measured, "history": fitted.history, "weights": weights.getvalue()}
+def _check_networks(student: nn.Module, teacher: nn.Module | None, method: str) -> None:
+    """Both are networks in float32, and share no weights."""
+    for name, network in {"student": student, "teacher": teacher}.items():
+        if network is None and name == "teacher":
+            continue
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                f"{name} must be a torch.nn.Module, got {inputs.describe(network)}: wrap a "
+                "function in a module"
+            )
+        kinds = {p.dtype for p in network.parameters() if p.is_floating_point()}
+        if kinds - {torch.float32}:
+            raise TypeError(
+                f"{name} must have float32 weights, got {', '.join(map(str, kinds))}: call "
+                ".float(); for half precision use precision='bf16'"
+            )
+    if teacher is not None:
+        if not needs_teacher(method):
+            raise ValueError(f"teacher must be None for method {method!r}, which takes none")
+        own = set(map(id, student.parameters()))
+        if teacher is student or own & set(map(id, teacher.parameters())):
+            raise ValueError(
+                "teacher must be another network, got the student or a part of it: use "
+                "copy.deepcopy"
+            )

@@ -1,4 +1,4 @@
-"""Reference values of the authors' own code, and wrong versions of ours; shared by the tests.
+"""Reference values of the authors' own code, shared by the tests.
 
 `golden/vision.json` does not store inputs: each case gives a recipe and a fingerprint (see
 `meta.input_recipe` there). `cross_check` and the sums beside the fingerprints were left out.
@@ -7,10 +7,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -70,25 +68,3 @@ def compare(case: dict, precision: str, loss: torch.Tensor, x: dict[str, torch.T
         close(x[name].grad.norm().item(), norm, rtol)
         for found, value in zip(x[name].grad.flatten(), wanted["grad_first"][name]):
             close(found.item(), value, rtol, rtol * norm)
-
-
-def mutant(source: Path, old: str, new: str, folder: Path) -> ModuleType:
-    """The module at `source` with `old`, which must occur exactly once, replaced by `new`."""
-    text = source.read_text("utf-8")
-    assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {source.name}"
-    file = folder / f"mutant_{source.name}"
-    file.write_text(text.replace(old, new), "utf-8")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def killed(checks: list, module: ModuleType) -> bool:
-    """Whether one of the checks, each of which passes on the right module, fails on this one."""
-    for check in checks:
-        try:
-            check(module)
-        except AssertionError:
-            return True
-    return False

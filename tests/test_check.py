@@ -1,11 +1,16 @@
 """Each exercise: a right answer passes, each common mistake meets its own message."""
 
+import ast
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from kdlib import check as module
-from kdlib.check import check, verdict
+from kdlib.check import as_tensor, check, verdict
 
 # One of the wrong answers is the slip that PyTorch warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:reduction. 'mean'")
@@ -24,13 +29,16 @@ def without_target(logits, target):
     return logits[others].view(len(logits), -1)
 
 
-def infonce(student, teacher, tau):
-    scores = F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / tau
-    return F.cross_entropy(scores, torch.arange(len(scores)))
+def batch(scores):
+    return torch.arange(len(scores))
 
 
 def cosines(student, teacher, tau):
     return F.normalize(student, dim=1) @ F.normalize(teacher, dim=1).T / tau
+
+
+def infonce(student, teacher, tau):
+    return F.cross_entropy(cosines(student, teacher, tau), batch(student))
 
 
 def reverse_gradient(student, teacher):
@@ -42,6 +50,7 @@ def autograd(loss):
     def gradient(student, *others):
         student = student.clone().requires_grad_()
         return torch.autograd.grad(loss(student, *others), student)[0]
+
     return gradient
 
 
@@ -51,10 +60,6 @@ def minus_infinity(logits, target):
 
 def zero_for_target(logits, target):
     return logits * ~F.one_hot(target, logits.shape[1]).bool()
-
-
-def batch(scores):
-    return torch.arange(len(scores))
 
 
 def rivals(costs, accuracies, strictly=True):
@@ -84,7 +89,7 @@ def best_ratio(costs, accuracies):
 
 def layers(sizes):
     """Weights and biases of a fully connected network."""
-    return sum(a * b for a, b in zip(sizes, sizes[1:])), sum(sizes[1:])
+    return sum(a * b for a, b in pairwise(sizes)), sum(sizes[1:])
 
 
 def cost(sizes):
@@ -93,12 +98,14 @@ def cost(sizes):
 
 
 def combined(s, t, y, T, alpha):
-    return (1 - alpha) * F.cross_entropy(s, y) + alpha * T**2 * kl(tempered(t.detach(), T),
-                                                                   tempered(s, T)).mean()
+    return (1 - alpha) * F.cross_entropy(s, y) + alpha * T**2 * kl(
+        tempered(t.detach(), T), tempered(s, T)
+    ).mean()
 
 
 def step(*without):
     """A training step; `without` names what it forgets."""
+
     def train(student, teacher, optimizer, images, labels):
         teacher.train("eval" in without)
         with torch.set_grad_enabled("no_grad" in without):
@@ -113,6 +120,7 @@ def step(*without):
         if "step" not in without:
             optimizer.step()
         return loss
+
     return train
 
 
@@ -120,11 +128,13 @@ def hook(pick, remove=True):
     def features(model, name, images):
         found = []
         handle = model.get_submodule(name).register_forward_hook(
-            lambda *seen: found.append(pick(seen)))
+            lambda *seen: found.append(pick(seen))
+        )
         logits = model(images)
         if remove:
             handle.remove()
         return logits if pick(("", "", None)) is Ellipsis else found[0]
+
     return features
 
 
@@ -132,6 +142,7 @@ def attention(unit=F.normalize, reduce=torch.mean, of=lambda a: a.square().mean(
     def loss(student, teacher):
         s, t = (unit(of(a).flatten(1)) for a in (student, teacher))
         return reduce((s - t).square())
+
     return loss
 
 
@@ -182,8 +193,9 @@ RIGHT = {
     "1.2": lambda c, a: ~beaten(c, a, strictly=True),
     "1.3": lambda z, y: members(z, y).mean(0) - mixed(z, y),
     "1.4": lambda p, T: F.softmax(p.log() / T, 1),
-    "2.1": lambda s, t, T: T**2 * F.kl_div(tempered(s, T), tempered(t, T), log_target=True,
-                                           reduction="batchmean"),
+    "2.1": lambda s, t, T: (
+        T**2 * F.kl_div(tempered(s, T), tempered(t, T), log_target=True, reduction="batchmean")
+    ),
     "2.2": lambda s, t, T: T * (F.softmax(s / T, 1) - F.softmax(t / T, 1)) / len(s),
     "2.3": lambda s, t, y: kl(tempered(without_target(t, y)), tempered(without_target(s, y))),
     "2.4": infonce,
@@ -210,14 +222,26 @@ WRONG = [
     ("1.1", lambda sizes: cost(sizes)[0], "shape must be [2], got []"),
     ("1.1", lambda sizes: (1, 2), "inputs times outputs"),
     ("1.1", lambda sizes: cost(sizes[:4]), "right for three layers, not for 4"),
-    ("1.1", lambda sizes: (sizes[0] * sizes[1] + sizes[1] * sizes[2] + sizes[2] * sizes[-1]
-                           + sum(sizes[1:]), 2 * layers(sizes)[0]), "not for 4"),
+    (
+        "1.1",
+        lambda sizes: (
+            sizes[0] * sizes[1] + sizes[1] * sizes[2] + sizes[2] * sizes[-1] + sum(sizes[1:]),
+            2 * layers(sizes)[0],
+        ),
+        "not for 4",
+    ),
     ("1.2", lambda c, a: beaten(c, a, strictly=True), "wrong way round"),
     ("1.2", lambda c, a: ~((c[:, None] < c) & (a[:, None] > a)).any(0), "is better too"),
     ("1.2", lambda c, a: ~beaten(c, a, strictly=False), "two equal networks do not"),
-    ("1.2", lambda c, a: [i == min(j for j in range(7) if (c[j], a[j]) == (c[i], a[i]))
-                          and not beaten(c, a, strictly=True)[i] for i in range(7)],
-     "of two equal networks"),
+    (
+        "1.2",
+        lambda c, a: [
+            i == min(j for j in range(7) if (c[j], a[j]) == (c[i], a[i]))
+            and not beaten(c, a, strictly=True)[i]
+            for i in range(7)
+        ],
+        "of two equal networks",
+    ),
     ("1.2", lambda c, a: ~((c[:, None] <= c) & (a[:, None] >= a)).any(0), "beat itself"),
     ("1.2", lambda c, a: [all(a[i] > v for v in a[:i]) for i in range(7)], "not sorted by cost"),
     ("1.2", best_ratio, "one point of the frontier"),
@@ -231,10 +255,16 @@ WRONG = [
     ("1.3", lambda z, y: members(z, y).sum(0) - mixed(z, y), "this sums over the members"),
     ("1.3", lambda z, y: RIGHT["1.3"](z, y) + torch.tensor(3.0).log(), "probabilities: the"),
     ("1.3", lambda z, y: members(z, y).mean(0) - members(z, y).mean(0), "mean of the logarithms"),
-    ("1.3", lambda z, y: members(z, y).mean(0) - F.cross_entropy(z.mean(0), y, reduction="none"),
-     "averages the logits"),
-    ("1.3", lambda z, y: mixed(z, y).neg().exp() - members(z, y).mean(0).neg().exp(),
-     "difference of probabilities"),
+    (
+        "1.3",
+        lambda z, y: members(z, y).mean(0) - F.cross_entropy(z.mean(0), y, reduction="none"),
+        "averages the logits",
+    ),
+    (
+        "1.3",
+        lambda z, y: mixed(z, y).neg().exp() - members(z, y).mean(0).neg().exp(),
+        "difference of probabilities",
+    ),
     ("1.3", mixed, "the ensemble's loss: what"),
     ("1.3", lambda z, y: members(z, y).mean(0), "the members' loss: subtract"),
     ("1.3", lambda z, y: y.double(), "mean over members"),
@@ -248,10 +278,16 @@ WRONG = [
     ("1.4", lambda p, T: F.softmax(p, 1), "softmax(log p / T)"),
     ("2.1", lambda s, t, T: kl(tempered(t, T), tempered(s, T)).mean(), "factor T² is missing"),
     ("2.1", lambda s, t, T: T * kl(tempered(t, T), tempered(s, T)).mean(), "T², not by T"),
-    ("2.1", lambda s, t, T: T**2 * F.kl_div(tempered(s, T), F.softmax(t / T, 1)).mean(),
-     "C times too small"),
-    ("2.1", lambda s, t, T: F.kl_div(tempered(s, T), F.softmax(t / T, 1), reduction="mean"),
-     "T² is missing, and"),
+    (
+        "2.1",
+        lambda s, t, T: T**2 * F.kl_div(tempered(s, T), F.softmax(t / T, 1)).mean(),
+        "C times too small",
+    ),
+    (
+        "2.1",
+        lambda s, t, T: F.kl_div(tempered(s, T), F.softmax(t / T, 1), reduction="mean"),
+        "T² is missing, and",
+    ),
     ("2.1", lambda s, t, T: T**2 * kl(tempered(t, T), tempered(s, T)).sum(), "average over the"),
     ("2.1", lambda s, t, T: T**2 * kl(tempered(s, T), tempered(t, T)).mean(), "swapped"),
     ("2.1", lambda s, t, T: T**2 * F.cross_entropy(s / T, F.softmax(t / T, 1)), "entropy"),
@@ -263,19 +299,36 @@ WRONG = [
     ("2.1", lambda s, t, T: "loss", "return a tensor, not str"),
     ("2.1", lambda s, t, T: s @ t, "raised RuntimeError"),
     ("2.1", lambda s, t, T: RIGHT["2.1"](s, t, T) * float("inf"), "not finite"),
-    ("2.1", lambda s, t, T: T**2 * F.kl_div(F.softmax(s / T, 1), F.softmax(t / T, 1),
-                                            reduction="batchmean"), "a probability stands first"),
+    (
+        "2.1",
+        lambda s, t, T: (
+            T**2 * F.kl_div(F.softmax(s / T, 1), F.softmax(t / T, 1), reduction="batchmean")
+        ),
+        "a probability stands first",
+    ),
     ("2.1", lambda s, t, T: F.kl_div(F.softmax(t / T, 1), tempered(s, T)), "probabilities first"),
     ("2.1", lambda s, t, T: F.kl_div(tempered(s, T), tempered(t, T)), "with log_target=True"),
     ("2.1", lambda s, t, T: T**2 * kl(tempered(t), tempered(s, T)).mean(), "teacher's logits must"),
-    ("2.1", lambda s, t, T: T**2 * kl((t / T).log_softmax(0), (s / T).log_softmax(0)).mean(),
-     "not over the batch"),
-    ("2.1", lambda s, t, T: T**2 * kl(tempered(t, T), F.softmax(s / T, 1).log()).mean(),
-     "120 apart it is inf instead of"),
-    ("2.1", lambda s, t, T: T**2 * kl(F.softmax(t / T, 1).log(), tempered(s, T)).mean(),
-     "120 apart it is nan instead of"),
-    ("2.1", lambda s, t, T: T**2 * kl(tempered(t, T), (F.softmax(s / T, 1) + 1e-10).log()).mean(),
-     "softmax underflows"),
+    (
+        "2.1",
+        lambda s, t, T: T**2 * kl((t / T).log_softmax(0), (s / T).log_softmax(0)).mean(),
+        "not over the batch",
+    ),
+    (
+        "2.1",
+        lambda s, t, T: T**2 * kl(tempered(t, T), F.softmax(s / T, 1).log()).mean(),
+        "120 apart it is inf instead of",
+    ),
+    (
+        "2.1",
+        lambda s, t, T: T**2 * kl(F.softmax(t / T, 1).log(), tempered(s, T)).mean(),
+        "120 apart it is nan instead of",
+    ),
+    (
+        "2.1",
+        lambda s, t, T: T**2 * kl(tempered(t, T), (F.softmax(s / T, 1) + 1e-10).log()).mean(),
+        "softmax underflows",
+    ),
     ("2.2", lambda s, t, T: -RIGHT["2.2"](s, t, T), "sign"),
     ("2.2", lambda s, t, T: RIGHT["2.2"](s, t, T) * len(s), "batch size: the loss"),
     ("2.2", lambda s, t, T: RIGHT["2.2"](s, t, T) / s.shape[1], "number of entries"),
@@ -291,61 +344,119 @@ WRONG = [
     ("2.2", lambda s, t, T: s @ t, "raised RuntimeError"),
     ("2.2", lambda s, t, T: RIGHT["2.2"](s, t, T).sum(), "shape must be [6, 5], got []"),
     ("2.2", lambda s, t, T: s - t, "is T (q - p) / B"),
-    ("2.3", lambda s, t, y: kl(without_target(tempered(t), y), without_target(tempered(s), y)),
-     "renormalise"),
-    ("2.3", lambda s, t, y: RIGHT["2.3"](s, t, y)
-     * (1 - F.softmax(t, 1)[torch.arange(len(y)), y]), "factor 1 - p_y"),
+    (
+        "2.3",
+        lambda s, t, y: kl(without_target(tempered(t), y), without_target(tempered(s), y)),
+        "renormalise",
+    ),
+    (
+        "2.3",
+        lambda s, t, y: RIGHT["2.3"](s, t, y) * (1 - F.softmax(t, 1)[torch.arange(len(y)), y]),
+        "factor 1 - p_y",
+    ),
     ("2.3", lambda s, t, y: kl(tempered(t), tempered(s)), "target class has to go"),
     ("2.3", lambda s, t, y: RIGHT["2.3"](t, s, y), "swapped"),
     ("2.3", lambda s, t, y: RIGHT["2.3"](s, t, y).mean(), "without the mean"),
     ("2.3", lambda s, t, y: RIGHT["2.3"](s, t, y).sum(), "without the sum"),
-    ("2.3", lambda s, t, y: kl(tempered(zero_for_target(t, y)), tempered(zero_for_target(s, y))),
-     "still takes part"),
-    ("2.3", lambda s, t, y: kl(tempered(minus_infinity(t, y)), tempered(minus_infinity(s, y))),
-     "NaN: a target filled with -inf"),
+    (
+        "2.3",
+        lambda s, t, y: kl(tempered(zero_for_target(t, y)), tempered(zero_for_target(s, y))),
+        "still takes part",
+    ),
+    (
+        "2.3",
+        lambda s, t, y: kl(tempered(minus_infinity(t, y)), tempered(minus_infinity(s, y))),
+        "NaN: a target filled with -inf",
+    ),
     ("2.3", lambda s, t, y: s[:, 0], "C - 1 other classes"),
     ("2.4", lambda s, t, tau: F.cross_entropy(s @ t.T / tau, batch(s)), "length one"),
-    ("2.4", lambda s, t, tau: F.cross_entropy(F.normalize(s, 1) @ F.normalize(t, 1).T / tau,
-                                              batch(s)), "normalize(x, dim=1)"),
+    (
+        "2.4",
+        lambda s, t, tau: F.cross_entropy(F.normalize(s, 1) @ F.normalize(t, 1).T / tau, batch(s)),
+        "normalize(x, dim=1)",
+    ),
     ("2.4", lambda s, t, tau: infonce(s, t, 1), "divide the similarities"),
     ("2.4", lambda s, t, tau: infonce(s, t, 1 / tau), "instead of multiplying"),
     ("2.4", lambda s, t, tau: infonce(t, s, tau), "wrong axis"),
     ("2.4", lambda s, t, tau: (infonce(s, t, tau) + infonce(t, s, tau)) / 2, "only one direction"),
     ("2.4", lambda s, t, tau: infonce(s, t, tau) + infonce(t, s, tau), "only one direction"),
-    ("2.4", lambda s, t, tau: F.cross_entropy(F.normalize(s, dim=0) @ F.normalize(t, dim=0).T / tau,
-                                              batch(s)), "each feature over the batch"),
+    (
+        "2.4",
+        lambda s, t, tau: F.cross_entropy(
+            F.normalize(s, dim=0) @ F.normalize(t, dim=0).T / tau, batch(s)
+        ),
+        "each feature over the batch",
+    ),
     ("2.4", lambda s, t, tau: -infonce(s, t, tau), "sign"),
-    ("2.4", lambda s, t, tau: (cosines(s, t, tau).masked_fill(torch.eye(6).bool(), -torch.inf)
-                               .logsumexp(1) - cosines(s, t, tau).diagonal()).mean(),
-     "in the denominator"),
+    (
+        "2.4",
+        lambda s, t, tau: (
+            cosines(s, t, tau).masked_fill(torch.eye(6).bool(), -torch.inf).logsumexp(1)
+            - cosines(s, t, tau).diagonal()
+        ).mean(),
+        "in the denominator",
+    ),
     ("2.4", lambda s, t, tau: infonce(s, t, tau) * len(s), "instead of summing"),
-    ("2.4", lambda s, t, tau: F.cross_entropy(cosines(s, t, tau), batch(s), reduction="none"),
-     "return one number"),
+    (
+        "2.4",
+        lambda s, t, tau: F.cross_entropy(cosines(s, t, tau), batch(s), reduction="none"),
+        "return one number",
+    ),
     ("2.4", lambda s, t, tau: F.mse_loss(s, t), "own row"),
     ("2.5", lambda s, t: F.softmax(s, 1) - F.softmax(t, 1), "forward divergence"),
     ("2.5", lambda s, t: F.softmax(s, 1) * (tempered(s) - tempered(t)), "its mean under q"),
-    ("2.5", lambda s, t: F.softmax(s, 1) * (tempered(s) - tempered(t) - (tempered(s) - tempered(t))
-                                            .mean(1, keepdim=True)), "not the plain mean"),
+    (
+        "2.5",
+        lambda s, t: (
+            F.softmax(s, 1)
+            * (tempered(s) - tempered(t) - (tempered(s) - tempered(t)).mean(1, keepdim=True))
+        ),
+        "not the plain mean",
+    ),
     ("2.5", autograd(lambda s, t: kl(tempered(s), tempered(t)).sum()), "without autograd"),
     ("2.5", lambda s, t: F.softmax(s, 1) * (tempered(s) - tempered(t) + 1), "constant +1"),
     ("2.5", lambda s, t: -reverse_gradient(s, t), "sign"),
-    ("2.5", lambda s, t: F.softmax(t, 1) / F.softmax(s, 1) * reverse_gradient(s, t),
-     "expectation is under q"),
+    (
+        "2.5",
+        lambda s, t: F.softmax(t, 1) / F.softmax(s, 1) * reverse_gradient(s, t),
+        "expectation is under q",
+    ),
     ("2.5", lambda s, t: reverse_gradient(s, t) / F.softmax(s, 1), "weighted with its probability"),
     ("2.5", lambda s, t: reverse_gradient(s, t) / len(s), "no mean over the batch"),
     ("2.5", lambda s, t: s - t, "entry by entry"),
     ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, 1 - a), "alpha is the teacher's share"),
-    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (1 / T**2 - 1)
-     * combined(s, t, y, T, 1) * a, "T² is missing in front"),
-    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (T**2 - 1) * (1 - a)
-     * F.cross_entropy(s, y), "T² belongs to"),
-    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + (1 - a)
-     * (F.cross_entropy(s / T, y) - F.cross_entropy(s, y)), "the labels are not softened"),
-    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) - 0.8 * a * combined(s, t, y, T, 1),
-     "C times too small"),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (1 / T**2 - 1) * combined(s, t, y, T, 1) * a
+        ),
+        "T² is missing in front",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (T**2 - 1) * (1 - a) * F.cross_entropy(s, y)
+        ),
+        "T² belongs to",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (1 - a) * (F.cross_entropy(s / T, y) - F.cross_entropy(s, y))
+        ),
+        "the labels are not softened",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: combined(s, t, y, T, a) - 0.8 * a * combined(s, t, y, T, 1),
+        "C times too small",
+    ),
     ("3.1", lambda s, t, y, T, a: a * combined(s, t, y, T, 1), "with the labels is missing"),
-    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + a * F.cross_entropy(s, y),
-     "weight the cross-entropy"),
+    (
+        "3.1",
+        lambda s, t, y, T, a: combined(s, t, y, T, a) + a * F.cross_entropy(s, y),
+        "weight the cross-entropy",
+    ),
     ("3.1", lambda *a: combined(*a).item(), "no gradient"),
     ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + 0 * t.sum(), "train the teacher too"),
     ("3.1", lambda s, t, y, T, a: s.sum(), "compute (1 - alpha)"),
@@ -401,8 +512,11 @@ WRONG = [
     ("4.2", lambda c, a, y: (c != a).double().mean(), "in percent"),
     ("4.2", lambda c, a, y: 100 * (c == a).double().mean(), "did not change"),
     ("4.2", lambda c, a, y: 100 * (a != y).double().mean(), "error under attack"),
-    ("4.2", lambda c, a, y: 100 * ((c == y).double().mean() - (a == y).double().mean()),
-     "loss of accuracy"),
+    (
+        "4.2",
+        lambda c, a, y: 100 * ((c == y).double().mean() - (a == y).double().mean()),
+        "loss of accuracy",
+    ),
     ("4.2", lambda c, a, y: 100 * (c != a)[c == y].double().mean(), "prediction was wrong, too"),
     ("4.2", lambda c, a, y: 100 * ((c == y) & (a != y)).double().mean(), "wrong before, too"),
     ("4.2", lambda c, a, y: (c != a).sum().double(), "divide by the number"),
@@ -427,26 +541,53 @@ WRONG = [
     ("4.5", lambda *x: overlap(*x) / 100, "in percent"),
     ("4.5", lambda a, b, c: 100 * (a == b).double().mean(), "equal points"),
     ("4.5", lambda a, b, c: 100 * (a == b).sum() / (2 * len(a) - (a == b).sum()), "at once"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1].clamp(min=1)).mean(),
-     "no disagreement"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1]).nan_to_num(1).mean(),
-     "leave it out"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
-                                   / sum(regions(a, b, c)[2:])).nanmean(), "the two regions"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[2]).nanmean(),
-     "teacher's region"),
+    (
+        "4.5",
+        lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1].clamp(min=1)).mean(),
+        "no disagreement",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1]).nan_to_num(1).mean(),
+        "leave it out",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: 100 * (regions(a, b, c)[0] / sum(regions(a, b, c)[2:])).nanmean(),
+        "the two regions",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[2]).nanmean(),
+        "teacher's region",
+    ),
     ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[:5], "mean over"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
-                                   / regions(a, b, c)[1])[regions(a, b, c)[0] > 0].mean(),
-     "in one map only"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
-                                   / regions(a, b, c)[1])[regions(a, b, c)[2] > 0].mean(),
-     "classes of both maps"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0]
-                                   / regions(a, b, c)[1])[regions(a, b, c)[3] > 0].mean(),
-     "classes of both maps"),
-    ("4.5", lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1]).mean(),
-     "division by 0"),
+    (
+        "4.5",
+        lambda a, b, c: (
+            100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[regions(a, b, c)[0] > 0].mean()
+        ),
+        "in one map only",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: (
+            100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[regions(a, b, c)[2] > 0].mean()
+        ),
+        "classes of both maps",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: (
+            100 * (regions(a, b, c)[0] / regions(a, b, c)[1])[regions(a, b, c)[3] > 0].mean()
+        ),
+        "classes of both maps",
+    ),
+    (
+        "4.5",
+        lambda a, b, c: 100 * (regions(a, b, c)[0] / regions(a, b, c)[1]).mean(),
+        "division by 0",
+    ),
     ("4.5", lambda a, b, c: 0.0, "for each class"),
 ]
 
@@ -458,6 +599,81 @@ def test_every_exercise_is_tested():
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_answer_passes(name):
     assert verdict(name, RIGHT[name]).startswith(f"correct: {name} ")
+
+
+KINDS = {
+    "array": lambda result: result.detach().numpy(),
+    "numpy scalar": lambda result: result.numpy()[()],
+    "list": lambda result: result.tolist(),
+    "list of tensors": list,
+    "list of arrays": lambda result: [row.numpy() for row in result],
+    "array of tensors": lambda result: np.array([*result, None], dtype=object)[:-1],
+}
+TRAINED = {"2.1", "3.1", "3.2", "3.5"}  # the answer has to carry a gradient
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", sorted(set(RIGHT) - TRAINED))
+def test_right_answer_of_another_type_passes(name, kind):
+    def answer(*given):
+        result = RIGHT[name](*given)
+        result = torch.stack(result) if isinstance(result, tuple) and name != "1.1" else result
+        result = torch.as_tensor(result)
+        return KINDS[kind](result) if result.ndim or not kind.endswith("s") else result
+
+    assert verdict(name, answer).startswith(f"correct: {name} ")
+
+
+def test_gradients_are_asked_for_whatever_the_type():
+    for name in ("2.1", "3.1", "3.2"):
+        line = verdict(name, lambda *given, name=name: RIGHT[name](*given).detach().numpy())
+        assert "no gradient" in line
+    assert verdict("3.2", lambda *given: list(RIGHT["3.2"](*given))).startswith("correct: 3.2")
+
+
+@pytest.mark.parametrize(
+    "given, value",
+    [
+        (2, 2.0),
+        (True, 1.0),
+        (Fraction(1, 2), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), 1.0),
+        (np.arange(3, dtype=np.uint8), [0.0, 1.0, 2.0]),
+        (range(2), [0.0, 1.0]),
+        ([torch.tensor(1), np.float64(2), 3], [1.0, 2.0, 3.0]),
+        (([1, 2], np.array([True, False])), [[1.0, 2.0], [1.0, 0.0]]),
+    ],
+)
+def test_as_tensor(given, value):
+    found = as_tensor(given)
+    assert found.dtype == torch.float64 and found.tolist() == value
+
+
+@pytest.mark.parametrize(
+    "given", ["2", None, [1, [2, 3]], [], {"a": 1}, 1j, [1, "a"], np.array(["a"])]
+)
+def test_what_is_no_tensor_stays(given):
+    assert not torch.is_tensor(as_tensor(given))
+    assert "return a tensor, not" in verdict("2.2", lambda *_: given if given is not None else "")
+
+
+def test_complex_numbers_are_not_cut():
+    line = verdict("2.2", lambda *given: RIGHT["2.2"](*given) + 1j)
+    assert line == "not yet: 2.2 return real numbers, not complex ones"
+
+
+def test_nothing_but_the_answer_uses_the_random_stream_of_a_gpu(root):
+    """`fork_rng` without `devices` initialises every GPU."""
+    paths = [*(root / "kdlib" / "exercises").glob("*.py"), root / "kdlib/commands/doctor.py"]
+    calls = [
+        node
+        for path in paths
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "fork_rng"
+    ]
+    assert len(calls) >= 2
+    assert {ast.unparse(call) for call in calls} == {"torch.random.fork_rng(devices=[])"}
 
 
 @pytest.mark.parametrize("name, answer, message", WRONG)

@@ -1,5 +1,10 @@
 """The command line as a user meets it: run, doctor, lab, and their words when all is not well."""
 
+import argparse
+import ast
+import errno
+import importlib
+import inspect
 import os
 import re
 import signal
@@ -12,52 +17,150 @@ import urllib.request
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from kdlib import __main__ as cli
-from kdlib import doctor, lab, notebooks, runner
+from kdlib.commands import doctor, lab
+from kdlib.commands import run as runner
+from kdlib.engine import files, kernels, notebooks
 
+# What `evidence.claim` displays, without training anything.
 CLAIM = """import os
+from kdlib.engine.console import say
 offset = int(os.environ.get("KDLIB_SEED_OFFSET", 0))
-verdict = "holds" if offset == 0 else "not shown"
-print(f"claim: the student gains | {verdict} | ≈ +2.7 points [≈ +1.9, ≈ +3.4], 5 paired seeds")
-print("claim: barely | holds (≈ close) | ≈ +0.2 points [≈ +0.1, ≈ +0.3], 5 paired seeds")
-print("claim: nothing is lost | close ≈holds | ≈ +0.1 points [≈ -0.1, ≈ +0.3], 5 paired seeds")"""
+def claim(text, verdict, near, numbers):
+    line = f"claim: {text} | {verdict}{' (≈ close)' if near else ''} | {numbers}, 5 paired seeds"
+    say(line, claim={"text": text, "verdict": verdict, "near": near, "line": line})
+claim("the student gains", "not shown" if offset else "holds", False,
+      "≈ +2.7 points [≈ +1.9, ≈ +3.4]")
+claim("barely", "holds", True, "≈ +0.2 points [≈ +0.1, ≈ +0.3]")
+claim("nothing is lost", "close ≈holds", False, "≈ +0.1 points [≈ -0.1, ≈ +0.3]")"""
+
+CHECKS = """from kdlib.check import check
+check("2.1", None)
+check("2.2", lambda s, t, T: s - t)
+check("4.2", lambda clean, attacked, labels: 100 * (clean != attacked).double().mean())"""
+
+# Where the kit imports a module by a name that is not in its source, and nowhere else.
+DYNAMIC = {
+    "__main__.py": {"importlib.import_module"},
+    "check.py": {"importlib.import_module", "pkgutil.iter_modules"},
+    "identity.py": {"importlib.import_module"},
+    "recipes.py": {"importlib.import_module"},
+}
 
 
 @pytest.fixture
 def write(tmp_path):
     """write("01_a", "x = 1", ...) makes a notebook of code cells in a fresh folder."""
-    def make(stem, *sources):
-        notebook = nbformat.v4.new_notebook(cells=[
-            nbformat.v4.new_code_cell(source, id=f"cell-{number}")
-            for number, source in enumerate(sources)])
+
+    def make(stem, *sources, tags=()):
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                nbformat.v4.new_code_cell(
+                    source, id=f"cell-{number}", metadata={"tags": list(tags)}
+                )
+                for number, source in enumerate(sources)
+            ]
+        )
         path = tmp_path / f"{stem}.ipynb"
         nbformat.write(notebook, path)
         return path
+
     return make
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The machine's speed is not measured."""
+    monkeypatch.setattr(doctor, "machine_speed", lambda: 1.0)
 
 
 def run(*arguments):
     return cli.main(["run", *map(str, arguments)])
 
 
+# The commands
+
+
+def test_every_command_is_listed(root):
+    folder = root / "kdlib" / "commands"
+    found = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    assert set(cli.COMMANDS) == found
+    for name, module in cli.COMMANDS.items():
+        command = importlib.import_module(module)
+        assert module == f"kdlib.commands.{name}"
+        assert cli.help_line(name) == command.HELP and "\n" not in command.HELP
+        assert list(inspect.signature(command.configure).parameters) == ["parser"]
+        assert list(inspect.signature(command.main).parameters) == ["arguments"]
+        command.configure(argparse.ArgumentParser())
+
+
+def test_dynamic_imports_are_listed(root):
+    loaders = re.compile(
+        r"importlib\.import_module|importlib\.util\.\w*from\w*|importlib\.machinery\..*"
+        r"|pkgutil\..*|runpy\..*|__import__|import_module"
+    )
+    found = {}
+    for path in (root / "kdlib").rglob("*.py"):
+        calls = {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        used = set(filter(loaders.fullmatch, calls))
+        if used:
+            found[path.relative_to(root / "kdlib").as_posix()] = used
+    assert found == DYNAMIC
+
+
+def test_a_command_is_imported_when_it_is_chosen():
+    code = (
+        "import sys, kdlib.__main__ as cli\n"
+        "def loaded(): return {m for m in sys.modules if m.startswith('kdlib.')}\n"
+        "assert loaded() == {'kdlib.__main__'}, loaded()\n"
+        "assert not {'torch', 'numpy', 'nbformat'} & set(sys.modules)\n"
+        "for words in (['--help'], ['run', '--help']):\n"
+        "    try: cli.main(words)\n"
+        "    except SystemExit as end: assert end.code == 0\n"
+        "    assert ('kdlib.commands.run' in loaded()) == (words[0] == 'run')\n"
+        "assert 'kdlib.commands.lab' not in loaded()\n"
+        "assert not {'torch', 'numpy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in cli.COMMANDS:
+        assert re.search(rf"^  {name} +{re.escape(cli.help_line(name))}$", done.stdout, re.M)
+    assert "--timeout SECONDS" in done.stdout
+
+
+def test_a_missing_package_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "run", "kdlib.commands.no_such_module")
+    assert cli.main(["run"]) == 2
+    errors = capsys.readouterr().err
+    assert "no_such_module" in errors and "doctor" in errors and errors.count("\n") == 1
+
+
 # Finding notebooks, parsing
+
 
 def test_notebooks_by_number_name_and_path(write, tmp_path, monkeypatch):
     one, two, ten = write("01_a", "1"), write("02_b", "1"), write("10_c", "1")
+    write("01_a.executed", "1")  # what `run --save` left is no notebook of the course
     assert notebooks.find((), tmp_path) == [one, two, ten]
     assert notebooks.find(["10", "02_b", "1", "01_a.ipynb"], tmp_path) == [ten, two, one, one]
     monkeypatch.chdir(tmp_path)
     assert notebooks.find(["02_b.ipynb"], Path("elsewhere")) == [two]
+    assert notebooks.FOLDER.joinpath("01_motivation.ipynb").is_file()
 
 
 def test_unknown_notebook_lists_the_known(write, tmp_path):
     write("01_a", "1")
-    with pytest.raises(ValueError, match="'7' not found.*01_a"):
+    with pytest.raises(ValueError, match=r"'7' not found.*01_a"):
         notebooks.find(["7"], tmp_path)
     write("01_b", "1")
-    with pytest.raises(ValueError, match="'1' fits several.*01_a, 01_b"):
+    with pytest.raises(ValueError, match=r"'1' fits several.*01_a, 01_b"):
         notebooks.find(["1"], tmp_path)
     with pytest.raises(ValueError, match="no notebooks in"):
         notebooks.find((), tmp_path / "empty")
@@ -69,14 +172,21 @@ def test_a_typo_is_one_line(capsys):
     assert errors.startswith("error: notebook '99_no_such_notebook'") and errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["run", "--save", "--seed-offset", "3"], "not allowed with"),
-    (["run", "--seed-offset", "-3"], "0 or more"),
-    (["run", "--seed-offset", "many"], "0 or more"),
-    (["run", "--fast"], "unrecognized arguments: --fast"),
-    (["fly"], "invalid choice"),
-    ([], "COMMAND"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "--save", "--seed-offset", "3"], "not allowed with"),
+        (["run", "--seed-offset", "-3"], "0 or more"),
+        (["run", "--seed-offset", "many"], "0 or more"),
+        (["run", "--timeout", "0"], "seconds above 0"),
+        (["run", "--timeout", "nan"], "seconds above 0"),
+        (["run", "--timeout", "soon"], "seconds above 0"),
+        (["run", "--fast"], "unrecognized arguments: --fast"),
+        (["doctor", "--fast"], "unrecognized arguments: --fast"),
+        (["fly"], "invalid choice"),
+        ([], "COMMAND"),
+    ],
+)
 def test_bad_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
@@ -91,77 +201,170 @@ def test_a_broken_file_is_named(content, tmp_path, capsys):
     assert "broken.ipynb is not a readable notebook" in capsys.readouterr().err
 
 
-def test_claims_are_read_from_outputs_only():
-    text = "claim: a | holds | ≈ +1 points\nno claim: b | holds | c\nclaim: broken"
-    cell = nbformat.v4.new_code_cell("print('claim: source | holds | 1')", outputs=[
-        nbformat.v4.new_output("stream", name="stdout", text=text)])
-    assert notebooks.claims(nbformat.v4.new_notebook(cells=[cell])) == [
-        ("a", "holds", "≈ +1 points"), ("broken", "", "")]
+def output(data, text="", kind="display_data"):
+    if kind == "stream":
+        return nbformat.v4.new_output(kind, name="stdout", text=text)
+    return nbformat.v4.new_output(kind, data={"text/plain": text}, metadata={"kdlib": data})
+
+
+def test_claims_and_checks_are_read_from_the_data_of_displays():
+    line = "claim: a | holds | ≈ +1 points"
+    said = {"text": "a", "verdict": "holds", "near": False, "line": line}
+    checked = {"name": "2.1", "state": "correct", "line": "correct: 2.1 The\x1b[2K\nloss"}
+    cell = nbformat.v4.new_code_cell(
+        f"print('{line}')",
+        outputs=[
+            output({}, line, "stream"),
+            output({}, line),
+            output({"claim": said}, "another text"),
+            output({"claim": {"text": 1, "near": "yes"}}),
+            output({"claim": [said]}),
+            output({"check": checked}),
+            output({"check": {**checked, "state": "solved"}}),
+        ],
+    )
+    notebook = nbformat.v4.new_notebook(cells=[cell, nbformat.v4.new_markdown_cell(line)])
+    assert notebooks.claims(notebook) == [("a", "holds", False, "≈ +1 points"), ("", "", False, "")]
+    assert notebooks.checks(notebook) == [("2.1", "correct", "correct: 2.1 The [2K loss")]
 
 
 def test_changes_name_what_flipped_appeared_and_vanished():
-    before = [notebooks.Verdict(*row, "") for row in
-              [("a", "holds"), ("a", "holds"), ("b", "holds"), ("c", "holds")]]
-    after = [notebooks.Verdict(*row, "") for row in
-             [("a", "holds (≈ close)"), ("a", "not shown"), ("b", "close ≈holds"),
-              ("d", "holds")]]
+    before = [
+        notebooks.Verdict(*row, False, "")
+        for row in [("a", "holds"), ("a", "holds"), ("b", "holds"), ("c", "holds")]
+    ]
+    after = [
+        notebooks.Verdict(*row, "")
+        for row in [
+            ("a", "holds", True),
+            ("a", "not shown", False),
+            ("b", "close ≈holds", False),
+            ("d", "holds", False),
+        ]
+    ]
     assert notebooks.changes(before, after) == [
-        "a: holds -> not shown", "b: holds -> close ≈holds", "c: holds -> absent",
-        "d: absent -> holds"]
+        "a: holds -> not shown",
+        "b: holds -> close ≈holds",
+        "c: holds -> absent",
+        "d: absent -> holds",
+    ]
     assert notebooks.changes(before, before) == []
 
 
 # Running them
 
-def test_run_ends_with_the_claims_and_writes_nothing(write, capsys):
-    path = write("01_a", CLAIM)
+
+def test_run_ends_with_what_the_notebook_says_and_writes_nothing(write, capsys):
+    path = write(
+        "01_a",
+        CHECKS,
+        CLAIM,
+        "print('claim: forged | holds | ≈ 9 points')\nprint('correct: 9.9 forged')",
+    )
     before = path.read_bytes()
     assert run(path) == 0
     printed = capsys.readouterr().out
-    assert printed.index("01_a.ipynb: ran in") < printed.index("\nClaims\n")
+    places = [
+        printed.index(part)
+        for part in ("01_a.ipynb: ran in", "\nExercises\n01_a\n", "\nClaims\n01_a\n")
+    ]
+    assert places == sorted(places)
+    assert re.search(
+        r"^  \[to do\] 2\.1: The .*\n  not yet: 2\.2 .*\n  correct: 4\.2 The fooling "
+        r"rate",
+        printed,
+        re.MULTILINE,
+    )
     assert re.search(r"^  holds +the student gains\n +≈ \+2\.7 points", printed, re.MULTILINE)
+    assert re.search(r"^  holds \(≈ close\) +barely$", printed, re.MULTILINE)
     assert re.search(r"^  close ≈holds +nothing is lost$", printed, re.MULTILINE)
-    assert "notebooks: 1, failed: 0, claims: 3" in printed
-    assert path.read_bytes() == before
+    assert "notebooks: 1, failed: 0, checks: 3, correct: 1, claims: 3" in printed
+    assert "forged" not in printed and path.read_bytes() == before
 
 
-def test_a_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys):
-    bad = write("01_bad", "x = 0", "def half(n):\n    return 1 / n\nhalf(x)", "print('later')")
-    dead = write("02_dead", "import os\nos._exit(3)")
+def test_every_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys, quick, tmp_path):
+    bad = write(
+        "01_bad",
+        "x = 0",
+        "def half(n):\n    return 1 / n\nhalf(x)",
+        CHECKS,
+        "undefined",
+        tags=["raises-exception"],
+    )
+    dead = write("02_dead", "import os\nos._exit(3)", "print('not reached')")
     good = write("03_good", CLAIM)
     before = bad.read_bytes()
     assert run("--save", bad, dead, good) == 1
     printed = capsys.readouterr().out
     assert "01_bad.ipynb: FAILED" in printed and "    half(x)" in printed
     assert "ZeroDivisionError: division by zero" in printed and "\x1b" not in printed
+    assert "NameError: name 'undefined'" in printed
     assert "02_dead.ipynb: FAILED" in printed and "os._exit(3)" in printed
-    assert "the student gains" in printed
-    assert "notebooks: 3, failed: 2, claims: 3" in printed
-    assert bad.read_bytes() == before    # a failed run is not saved
+    assert "the student gains" in printed and "correct: 4.2" in printed
+    assert "notebooks: 3, failed: 2, checks: 3, correct: 1, claims: 3" in printed
+    assert bad.read_bytes() == before  # its outputs are beside it
+    assert "01_bad.ipynb is as it was, its outputs are in 01_bad.executed.ipynb" in printed
+    cells = notebooks.read(tmp_path / "01_bad.executed.ipynb").cells
+    assert cells[1].outputs[-1].ename == "ZeroDivisionError" and len(cells[2].outputs) == 3
 
 
-def test_seed_offset_lists_changed_verdicts(write, capsys):
+def test_another_kit_is_not_believed(write, capsys):
+    """A `kdlib` beside the notebook is not used; one that it chooses itself is not repeated."""
+    wrong = "check('2.2', lambda s, t, T: s - t)"
+    fair = write("01_fair", f"from kdlib.check import check\n{wrong}")
+    forged = write(
+        "02_forged",
+        "import sys, types\nfrom kdlib.engine.console import say\n"
+        "sys.modules['kdlib.check'] = types.ModuleType('kdlib.check')\n"
+        "say('', check={'name': '2.2', 'state': 'correct', 'line': 'correct: 2.2'})",
+    )
+    folder = fair.parent / "kdlib"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "check.py").write_text("def check(*_):\n    print('correct: 2.2')")
+    assert run(fair) == 0
+    assert "  not yet: 2.2 " in (printed := capsys.readouterr().out)
+    assert "correct: 0, claims" in printed
+    assert run(forged) == 1
+    printed = capsys.readouterr().out
+    assert "kdlib.check from nowhere" in printed and "checks: 0, correct: 0" in printed
+
+
+def test_timeout(write, capsys):
+    path = write("01_a", "import time\ntime.sleep(60)", CLAIM)
+    start = time.monotonic()
+    assert run("--timeout", "1.5", path) == 1
+    printed = capsys.readouterr().out
+    assert "did not end within 1.5 s" in printed and "claims: 3" in printed
+    assert time.monotonic() - start < 20
+
+
+def test_seed_offset_lists_changed_verdicts(write, capsys, quick):
     path = write("01_a", CLAIM)
     assert run("--save", path) == 0
     saved = path.read_bytes()
-    capsys.readouterr()
+    assert "pass close=True: barely" in capsys.readouterr().out
     assert run("--seed-offset", "5", path) == 0
     report = capsys.readouterr().out.split("Verdicts that changed with seeds shifted by 5:")[1]
     assert report.strip() == "01_a: the student gains: holds -> not shown"
     assert path.read_bytes() == saved
 
 
-def test_shifted_seeds_are_never_saved(write, monkeypatch, capsys):
-    monkeypatch.setenv(runner.SEED_OFFSET, "5")
+@pytest.mark.parametrize("value", ["5", "many"])
+def test_shifted_seeds_are_never_saved(value, write, monkeypatch, capsys):
+    monkeypatch.setenv(runner.SEED_OFFSET, value)
     assert run("--save", write("01_a", CLAIM)) == 2
     assert runner.SEED_OFFSET in capsys.readouterr().err
 
 
-def test_saving_again_changes_no_byte(write, monkeypatch):
-    monkeypatch.setattr(doctor, "machine_speed", lambda: 1.0)
-    path = write("01_a", "import time, sys\nprint('out', flush=True)\nprint('err', file=sys.stderr)"
-                 "\nprint('out again')\ntime.sleep(1.3)", CLAIM,
-                 "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+def test_saving_again_changes_no_byte(write, quick):
+    path = write(
+        "01_a",
+        "import time, sys, matplotlib.pyplot as plt\nprint('out', flush=True)\n"
+        "print('err', file=sys.stderr)\nprint('out again')\ntime.sleep(2)",
+        CLAIM,
+        "plt.plot([1, 2])\nplt.show()",
+    )
     assert run("--save", path) == 0
     first = path.read_bytes()
     assert run("--save", path) == 0
@@ -169,9 +372,58 @@ def test_saving_again_changes_no_byte(write, monkeypatch):
     notebook = notebooks.read(path)
     assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3]
     assert list(notebook.metadata.kdlib.slow_cells) == ["cell-0"]
-    assert notebooks.stored_seconds(notebook) > 1.3
-    assert b"3.1" not in first.split(b'"language_info"')[1]     # no version of Python
+    assert notebooks.stored_seconds(notebook) >= 2
+    assert len(notebooks.claims(notebook)) == 3
+    assert b"3.1" not in first.split(b'"language_info"')[1]  # no version of Python
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+def test_an_edit_made_meanwhile_is_kept(write, capsys, quick, tmp_path):
+    path = write(
+        "01_a",
+        "text = open('01_a.ipynb').read()\n"
+        "open('01_a.ipynb', 'w').write(text.replace('my thoughts', 'my new thoughts'))",
+        "# my thoughts\nprint('ran')",
+    )
+    gone = write("02_gone", "import os\nos.remove('02_gone.ipynb')")
+    assert run("--save", path, gone) == 1
+    printed = capsys.readouterr().out
+    assert "01_a.ipynb was edited while it ran" in printed and "01_a.ipynb: ran in" in printed
+    edited, stored = notebooks.read(path), notebooks.read(tmp_path / "01_a.executed.ipynb")
+    assert "my new thoughts" in edited.cells[1].source and not edited.cells[1].outputs
+    assert stored.cells[1].outputs[0].text == "ran\n"
+    assert not gone.exists() and (tmp_path / "02_gone.executed.ipynb").exists()
+
+
+def test_an_unwritable_notebook_is_found_before_it_runs(write, monkeypatch, capsys, quick):
+    """Root may write everywhere, so the system's refusal is played."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    path = write("01_a", "1")
+    monkeypatch.setattr(kernels, "execute", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(runner.os, "access", lambda *_: False)
+    assert run("--save", path) == 2
+    assert "read-only: nothing was run" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(kernels, "execute", lambda *_, **__: pytest.fail("it ran"))
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+    assert run("--save", path) == 2
+    assert "Read-only file system" in (errors := capsys.readouterr().err)
+    assert errors.count("\n") == 1
+
+
+def test_a_full_disk_costs_one_notebook_its_outputs(write, monkeypatch, capsys, quick):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths = write("01_a", "1"), write("02_b", CLAIM)
+    monkeypatch.setattr(notebooks, "write_atomically", full)
+    assert run("--save", *paths) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("its outputs are lost: [Errno 28] No space left") == 2
+    assert "claims: 3" in printed
 
 
 def test_stored_times_move_only_when_they_are_off_by_a_factor():
@@ -182,32 +434,57 @@ def test_stored_times_move_only_when_they_are_off_by_a_factor():
         assert notebook.metadata.kdlib.slow_cells == {"a": stored}
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        "text",
+        {"slow_cells": "a"},
+        {"slow_cells": {"cell-0": "slow"}},
+        {"slow_cells": {"cell-0": -1}, "reference_seconds": "long"},
+    ],
+)
+def test_times_that_somebody_else_wrote_do_no_harm(found, write):
+    notebook = notebooks.read(write("01_a", "1"))
+    notebook.metadata["kdlib"] = found
+    assert notebooks.cell_weights(notebook) == {"cell-0": 1.0}
+    assert notebooks.stored_seconds(notebook) is None
+    notebooks.store_seconds(notebook, {"cell-0": 3.0}, 4.0)
+    assert notebooks.cell_weights(notebook) == {"cell-0": 3.0}
+
+
 def test_the_kernel_is_this_interpreter(write):
     path = write("01_a", "import sys\nprint(sys.executable)")
     notebook = notebooks.read(path)
     notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "none"}
-    runner.execute(notebook, path.parent)
+    kernels.execute(notebook, path.parent)
     assert notebook.cells[0].outputs[0].text.strip() == sys.executable
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal does")
 def test_ctrl_c_ends_cleanly(write):
-    quick, slow = write("01_a", CLAIM), write("02_b", "import time\ntime.sleep(60)")
-    process = subprocess.Popen([sys.executable, "-m", "kdlib", "run", quick, slow], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               # a shell that starts the tests in the background ignores the signal
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    for line in process.stdout:     # wait for the first notebook
+    first, slow = write("01_a", CLAIM), write("02_b", "import time\ntime.sleep(60)")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdlib", "run", first, slow],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a shell that starts the tests in the background ignores the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    for line in process.stdout:  # wait for the first notebook
         if "ran in" in line:
             break
     time.sleep(2)
+    kernel = psutil.Process(process.pid).children()
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=120)
+    assert kernel and not psutil.wait_procs(kernel, timeout=10)[1]
     assert process.returncode == 130
     assert "the student gains" in printed and "Traceback" not in errors
 
 
 # The doctor
+
 
 def test_doctor_reports_every_kind_of_finding(write, tmp_path, monkeypatch):
     path = write("01_a", "1")
@@ -219,11 +496,27 @@ def test_doctor_reports_every_kind_of_finding(write, tmp_path, monkeypatch):
     times = {finding.name: finding.text for finding in doctor.running_times(tmp_path)}
     assert times["01_a"] == "about 80 s" and "not timed yet" in times["02_b"]
 
-    found = [*doctor.packages(), *doctor.device(), *doctor.space(), *doctor.data_sets(),
-             *doctor.programs()]
+    found = [
+        *doctor.packages(),
+        *doctor.device(),
+        *doctor.home(),
+        *doctor.space(),
+        *doctor.data_sets(),
+        *doctor.programs(),
+    ]
     names = {finding.name for finding in found}
-    assert {"Python", "torch", "device", "threads", "memory", "disk", "data sets", "LaTeX",
-            "sandbox"} <= names
+    assert {
+        "Python",
+        "torch",
+        "device",
+        "threads",
+        "home",
+        "memory",
+        "disk",
+        "data sets",
+        "LaTeX",
+        "sandbox",
+    } <= names
     assert all(finding.advice for finding in found if finding.state != doctor.OK)
     assert "mnist-5k on disk" in doctor.format_report(found)
 
@@ -233,12 +526,50 @@ def test_doctor_advises_on_what_is_missing(monkeypatch, capsys):
     advice = {finding.name: finding.advice for finding in doctor.programs()}
     assert "report" in advice["LaTeX"] and "instructors" in advice["sandbox"]
 
-    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch>=99.1", "no-such>=1.0"])
+    monkeypatch.setattr(
+        doctor.metadata,
+        "requires",
+        lambda name: ["torch>=99.1", "no-such>=1.0", "ruff>=99; extra == 'dev'"],
+    )
     assert cli.main(["doctor"]) == 1
     printed = capsys.readouterr().out
     assert re.search(r"MISSING +torch +\S+, but 99\.1 or newer is needed", printed)
     assert re.search(r"MISSING +no-such +is not installed\n +-> .*pip install -r", printed)
     assert "2 missing" in printed
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no HOME")
+def test_doctor_looks_at_home(write, monkeypatch):
+    monkeypatch.setenv("HOME", str(write("01_a", "1")))
+    for name in ("MPLCONFIGDIR", "IPYTHONDIR", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (finding,) = doctor.home()
+    assert (
+        finding.state == doctor.NOTE and "01_a.ipynb cannot be written (MPLCONFIG" in finding.text
+    )
+    assert finding.advice.startswith("set HOME to a folder of yours")
+    monkeypatch.setenv("HOME", str(write("01_a", "1").parent))
+    assert doctor.home() == [(doctor.OK, "home", os.environ["HOME"], "")]
+
+
+def test_doctor_says_how_many_threads_a_kernel_uses(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert "kernels use 1 (set OMP_NUM_THREADS to change it)" in doctor.device()[1].text
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS=3" in doctor.device()[1].text
+
+
+def test_doctor_runs_without_the_packages(tmp_path):
+    """What it is for: a machine on which nothing else of the kit can be imported."""
+    code = (
+        "import sys\nfor name in ('torch', 'numpy', 'scipy', 'nbformat', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "from importlib import metadata\n"
+        "metadata.requires = lambda name: ['no-such>=1.0']\n"
+        "from kdlib.__main__ import main\nsys.exit(main(['doctor']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "MISSING no-such" in done.stdout, done.stderr
 
 
 def test_calibration_takes_half_a_second_and_changes_no_state():
@@ -247,7 +578,7 @@ def test_calibration_takes_half_a_second_and_changes_no_state():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     start = time.perf_counter()
     assert doctor.calibrate() > 0
-    assert time.perf_counter() - start < 5      # half a second and the warm-up
+    assert time.perf_counter() - start < 5  # half a second and the warm-up
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
 
@@ -261,7 +592,8 @@ def test_requirements_and_bounds_agree(root):
     listed = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert "-e ." in listed
     assert sorted(names) == sorted(line for line in listed if re.fullmatch(r"[\w-]+", line))
-    assert len(re.findall(r'^    "[\w-]+>=[\d.]+", *# \w+', text, re.MULTILINE)) == len(names)
+    block = text.split("\ndependencies = [\n")[1].split("\n]\n")[0]
+    assert len(re.findall(r'^    "[\w-]+>=[\d.]+", *# \w+', block, re.MULTILINE)) == len(names)
 
 
 def test_ci_runs_the_command_of_the_readme(root):
@@ -272,12 +604,8 @@ def test_ci_runs_the_command_of_the_readme(root):
     assert commands[1] in ci
 
 
-def test_the_command_line_starts_fast():
-    code = "import kdlib.__main__, sys; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
 # The lab
+
 
 def test_lab_command():
     plain = lab.command(root=False, display=True)
@@ -308,6 +636,25 @@ def test_lab_passes_options_on(monkeypatch):
     assert seen == ["--port", "9000", "--ip=0.0.0.0"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
+@pytest.mark.parametrize("given, seen", [(None, "1"), ("3", "3")])
+def test_kernels_of_the_lab_use_one_thread(given, seen, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(program, line, environment):
+        assert environment["OMP_NUM_THREADS"] == seen
+        raise Started
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr(lab.os, "execve", start)
+    with pytest.raises(Started):
+        lab.start()
+    assert os.environ.get("OMP_NUM_THREADS") == given
+
+
 def fetch(address, patience):
     """The page at an address; the server prints it a moment before it listens."""
     end = time.monotonic() + patience
@@ -321,18 +668,29 @@ def fetch(address, patience):
             time.sleep(0.2)
 
 
-def test_lab_answers_on_the_printed_address(tmp_path):
+@pytest.mark.parametrize("home", ["usable", "lost"])
+def test_lab_answers_on_the_printed_address(home, tmp_path):
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
     except OSError:
         pytest.skip("no port can be opened here")
-    environment = {key: value for key, value in os.environ.items()
-                   if key not in ("DISPLAY", "WAYLAND_DISPLAY") and not key.startswith("JUPYTER")}
-    environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_RUNTIME_DIR": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-m", "kdlib", "lab", "--no-browser"], text=True,
-                               env=environment, cwd=tmp_path, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("DISPLAY", "WAYLAND_DISPLAY", "IPYTHONDIR", "MPLCONFIGDIR")
+        and not key.startswith(("JUPYTER", "XDG"))
+    }
+    (tmp_path / "file").touch()
+    environment["HOME"] = str(tmp_path if home == "usable" else tmp_path / "file")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kdlib", "lab", "--no-browser"],
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         lines = []
         for line in process.stdout:
@@ -342,6 +700,7 @@ def test_lab_answers_on_the_printed_address(tmp_path):
                 break
         else:
             pytest.fail("no address was printed:\n" + "".join(lines))
+        assert "Traceback" not in "".join(lines)
         assert '"preferredPath": "notebooks"' in fetch(address[0], patience=30)
     finally:
         process.terminate()

@@ -1,15 +1,28 @@
 """Data sets, splits, augmentations and domains."""
 
+import copy
+import gzip
+import hashlib
+import inspect
+import pickle
+
+import bad
+import cloudpickle
+import numpy as np
 import pytest
 import torch
+from torchvision import datasets
 
 from kdlib import data, domains
-from kdlib.data import generator
+from kdlib.data import Split, generator
 
 
 @pytest.fixture(scope="module")
 def digits():
     return data.load()
+
+
+# --- the shipped set
 
 
 def test_shipped_set_has_the_fixed_stratified_split(digits):
@@ -18,7 +31,7 @@ def test_shipped_set_has_the_fixed_stratified_split(digits):
     again = data.load()
     assert torch.equal(digits.test.images, again.test.images)
     assert digits.train.images.shape == (3500, 1, 28, 28)
-    assert 0 <= digits.train.images.min() and digits.train.images.max() == 1
+    assert digits.train.images.min() >= 0 and digits.train.images.max() == 1
 
 
 def test_no_image_is_in_two_splits(digits):
@@ -32,41 +45,188 @@ def test_size_averages_areas(digits):
     torch.testing.assert_close(small.test.images, expected)
 
 
-def test_load_names_what_is_wrong(tmp_path):
-    with pytest.raises(ValueError, match="name 'imagenet' .*mnist-5k"):
-        data.load("imagenet")
-    with pytest.raises(ValueError, match="device 'gpu'"):
-        data.load(device="gpu")
-    with pytest.raises(ValueError, match="size must be at least 4"):
-        data.load(size=2)
-    with pytest.raises(FileNotFoundError, match="copy torchvision's original files"):
-        data.load("cifar10", folder=tmp_path, download=False)
+def test_a_set_that_is_not_there_is_reported_with_what_to_do(tmp_path):
+    for name in data.TORCHVISION:
+        with pytest.raises(FileNotFoundError, match="copy torchvision's original files"):
+            data.load(name, folder=tmp_path, download=False)
+        assert not data.on_disk(name, tmp_path)
+    assert data.on_disk("mnist-5k")
 
 
 def test_damaged_asset_is_reported_with_its_remedy(tmp_path, monkeypatch):
-    (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / data.ASSET).write_bytes(b"PK\x03\x04 not really a zip")
+    file = tmp_path / "assets" / data.ASSET
+    file.parent.mkdir()
     monkeypatch.setattr(data.resources, "files", lambda package: tmp_path)
-    with pytest.raises(RuntimeError, match="damaged or missing .*`git checkout"):
-        data.load()
+    zeroed = {"images": np.zeros((5000, 28, 28), np.uint8), "labels": np.arange(5000) % 10}
+    for make in (
+        lambda: None,
+        lambda: file.write_bytes(b"PK\x03\x04 not really a zip"),
+        lambda: np.savez(file, **zeroed),
+    ):
+        make()
+        with pytest.raises(RuntimeError, match=r"damaged or missing: .*`git checkout"):
+            data.load()
 
 
-def test_torchvision_sets_become_three_splits(tmp_path):
-    import numpy as np
+def test_the_download_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(data.Path, "home", lambda: pytest.fail("asked for a home"))
+    assert data.data_folder() == tmp_path
+    monkeypatch.setattr(data.Path, "home", lambda: tmp_path)
+    monkeypatch.delenv("KDLIB_DATA")
+    assert data.data_folder() == tmp_path / ".cache" / "kdlib"
+
+
+def test_a_device_that_this_machine_lacks():
+    assert data.device_of("cpu") == torch.device("cpu")
+    for device in ("gpu", "cuda:99", "meta", None, 1.5):
+        with pytest.raises(ValueError, match="device must be"):
+            data.device_of(device)
+    with pytest.raises(ValueError, match="device must be"):
+        data.load(device="cuda:99")
+
+
+# --- files of torchvision
+
+
+def write(raw, stem, images, labels):
+    """Images [n, h, w] and labels [n] in the published format, unpacked and as an archive."""
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, array in (
+        (f"{stem}-images-idx3-ubyte", images),
+        (f"{stem}-labels-idx1-ubyte", labels),
+    ):
+        head = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
+        (raw / name).write_bytes(head + array.astype(np.uint8).tobytes())
+
+
+def hand_made(count, constant=None):
+    labels = np.arange(count) % 10
+    images = np.repeat(labels if constant is None else labels * 0 + constant, 784)
+    return images.reshape(count, 28, 28), labels
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A small set that takes the place of MNIST: its sums are the published ones in this test."""
     raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
     for stem, count in (("train", 100), ("t10k", 20)):
-        labels = np.arange(count, dtype=np.uint8) % 10
-        images = np.repeat(labels, 784).astype(np.uint8)
-        head = (2051).to_bytes(4, "big") + count.to_bytes(4, "big") + (28).to_bytes(4, "big") * 2
-        (raw / f"{stem}-images-idx3-ubyte").write_bytes(head + images.tobytes())
-        head = (2049).to_bytes(4, "big") + count.to_bytes(4, "big")
-        (raw / f"{stem}-labels-idx1-ubyte").write_bytes(head + labels.tobytes())
-    loaded = data.load("mnist", folder=tmp_path, download=False)
+        write(raw, stem, *hand_made(count))
+    unpacked = sorted(raw.iterdir())
+
+    def md5(content):
+        return hashlib.md5(content).hexdigest()
+
+    sums = {name: md5((raw / name).read_bytes()) for name in data.MD5["mnist"]}
+    for file in unpacked:
+        (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), mtime=0))
+    archives = [(f"{name}.gz", md5((raw / f"{name}.gz").read_bytes())) for name in sums]
+    monkeypatch.setitem(data.MD5, "mnist", sums)
+    monkeypatch.setattr(datasets.MNIST, "resources", archives)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])  # nobody answers
+    return tmp_path
+
+
+def test_torchvision_sets_become_three_splits(published):
+    loaded = data.load("mnist", folder=published, download=False)
     assert [len(split.labels) for split in loaded[:3]] == [90, 10, 20]
     assert loaded.validation.labels.bincount().tolist() == [1] * 10
+    assert loaded.num_classes == 10 and loaded.train.images.shape[1:] == (1, 28, 28)
     for split in loaded[:3]:  # images stay with their labels
         assert torch.equal((split.images[:, 0, 0, 0] * 255).round().long(), split.labels)
+    assert data.on_disk("mnist", published)
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "one bit", "empty", "zeroed"])
+def test_a_damaged_file_is_named_and_the_remedy_works(published, damage):
+    file = published / "MNIST" / "raw" / "t10k-images-idx3-ubyte"
+    content = file.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    changed = {
+        "cut": content[:-100],
+        "longer": content + b"\0",
+        "one bit": flipped,
+        "empty": b"",
+        "zeroed": bytes(len(content)),
+    }
+    file.write_bytes(changed[damage])
+    for download in (False, True):
+        with pytest.raises(
+            RuntimeError, match=f"{file.name} is not the published.*: delete it and"
+        ):
+            data.load("mnist", folder=published, download=download)
+    assert not data.on_disk("mnist", published)
+    file.unlink()  # what the message says
+    assert len(data.load("mnist", folder=published).test.labels) == 20
+    assert file.read_bytes() == content
+
+
+def test_a_missing_archive_is_reported_as_missing(published):
+    for file in (published / "MNIST" / "raw").glob("t10k-images*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="could not be downloaded"):
+        data.load("mnist", folder=published)
+
+
+@pytest.mark.parametrize("name, family", [("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")])
+def test_hand_made_files_are_refused(name, family, tmp_path):
+    raw = tmp_path / family / "raw"
+    sets = {
+        "zeroed": [hand_made(60000, 0), hand_made(10000, 0)],
+        "few": [hand_made(100), hand_made(20)],
+        "unlike counts": [(hand_made(200)[0], hand_made(150)[1]), hand_made(20)],
+    }
+    for parts in sets.values():
+        for stem, (images, labels) in zip(("train", "t10k"), parts):
+            write(raw, stem, images, labels)
+        with pytest.raises(RuntimeError, match="train-images-idx3-ubyte is not the published"):
+            data.load(name, folder=tmp_path, download=False)
+
+
+# --- splits
+
+
+def test_a_split_is_a_pair_that_can_know_its_origin():
+    split = Split(torch.rand(6, 1, 4, 4), torch.arange(6))
+    images, labels = split
+    assert images is split.images is split[0] and labels is split.labels and len(split) == 2
+    assert split.origin is None and Split.origin is None
+    split.origin = {"name": "mnist-5k"}
+    for twin in (
+        pickle.loads(pickle.dumps(split)),
+        pickle.loads(cloudpickle.dumps(split)),
+        copy.deepcopy(split),
+    ):
+        assert type(twin) is Split and twin.origin == split.origin
+        assert torch.equal(twin.images, images) and torch.equal(twin.labels, labels)
+    again = Split(*split)
+    changed = split._replace(labels=labels + 1)
+    assert type(changed) is Split and torch.equal(changed.labels, labels + 1)
+    assert again.origin is None and changed.origin is None  # other contents, other origin
+    assert Split.of(split) is split
+    made = Split.of((images, labels))
+    assert type(made) is Split and made.images is images
+
+
+def test_take_and_to():
+    split = Split(torch.rand(6, 1, 4, 4), torch.arange(6))
+    mask = torch.tensor([True, False, True, False, False, False])
+    for index in (
+        slice(0, 3, 2),
+        torch.tensor([0, 2]),
+        mask,
+        [0, 2],
+        np.array([0, 2]),
+        mask.numpy(),
+    ):
+        assert split.take(index).labels.tolist() == [0, 2]
+    bytes_ = torch.tensor([0, 2], dtype=torch.uint8)  # positions, not a mask
+    assert split.take(bytes_).labels.tolist() == [0, 2]
+    moved = split.to("cpu")
+    assert moved.images is split.images and moved.labels is split.labels
+
+
+# --- augmentations and composites
 
 
 def test_shift_moves_by_whole_pixels_and_repeats(digits):
@@ -75,8 +235,17 @@ def test_shift_moves_by_whole_pixels_and_repeats(digits):
     assert torch.equal(moved, data.shift(images, generator(3), pixels=2))
     padded = torch.nn.functional.pad(images, (2,) * 4)
     for image, original in zip(moved, padded):
-        candidates = [original[:, y:y + 28, x:x + 28] for y in range(5) for x in range(5)]
+        candidates = [original[:, y : y + 28, x : x + 28] for y in range(5) for x in range(5)]
         assert any(torch.equal(image, candidate) for candidate in candidates)
+    assert torch.equal(data.shift(images, generator(0), pixels=0), images)
+
+
+def test_flip_mirrors_about_half(digits):
+    images = digits.test.images[:200]
+    flipped = data.flip(images, generator(0))
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
+    assert (same | mirrored).all() and 60 < mirrored.sum() < 140
 
 
 def test_mixup_blends_partners(digits):
@@ -84,34 +253,56 @@ def test_mixup_blends_partners(digits):
     mixed, weight, partner = data.mixup(images, generator(0))
     expected = weight[3] * images[3] + (1 - weight[3]) * images[partner[3]]
     torch.testing.assert_close(mixed[3], expected)
+    assert partner.sort().values.tolist() == list(range(8))
 
 
 def test_two_digits_labels_both_halves(digits):
     pairs = data.two_digits(digits.train, 200, seed=1)
     assert pairs.images.shape == (200, 1, 14, 28)
-    assert pairs.labels.min() >= 0 and pairs.labels.max() <= 99
     small = torch.nn.functional.avg_pool2d(digits.train.images, 2).mul(1.3).clamp(0, 1)
-    left = pairs.images[0, :, :, :14]
-    match = (small - left).abs().flatten(1).sum(1).argmin()
-    assert digits.train.labels[match] == pairs.labels[0] // 10
+    for half, read in (
+        (pairs.images[..., :14], pairs.labels // 10),
+        (pairs.images[..., 14:], pairs.labels % 10),
+    ):
+        match = torch.cdist(half[:20].flatten(1), small.flatten(1)).argmin(1)
+        assert torch.equal(small[match], half[:20])
+        assert torch.equal(digits.train.labels[match], read[:20])
+    plain = data.two_digits(tuple(digits.train), 200, seed=1)  # a plain pair will do
+    assert torch.equal(plain.images, pairs.images) and torch.equal(plain.labels, pairs.labels)
 
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_augmentations_keep_the_type_of_the_images(kind):
+    images = torch.rand(6, 1, 8, 8)
+    for change in (data.shift, data.flip, lambda x, stream: data.mixup(x, stream)[0]):
+        changed = change(images.to(kind), generator(0))
+        assert changed.dtype == kind
+        expected = change(images, generator(0)).to(kind)
+        torch.testing.assert_close(changed, expected, atol=2e-3, rtol=0)
+
+
+# --- domains
 
 DOMAINS = {
     "colour_digits": lambda x, s: domains.colour_digits(x, torch.zeros(len(x)).long(), seed=s),
     "colour_background": lambda x, s: domains.colour_background(x, seed=s),
     "mnist_m": lambda x, s: domains.mnist_m(x, seed=s, part="train"),
     "stylise": lambda x, s: domains.stylise(x, seed=s),
-    "noise": lambda x, s: domains.add_noise(x, seed=s),
-    "jitter": lambda x, s: domains.colour_jitter(domains.to_rgb(x), generator(s)),
+    "add_noise": lambda x, s: domains.add_noise(x, seed=s),
+    "colour_jitter": lambda x, s: domains.colour_jitter(domains.to_rgb(x), generator(s)),
+    "scene": lambda x, s: domains.scene((x, torch.arange(len(x)) % 10), marker="random", seed=s)[0],
+    "rotate": lambda x, s: domains.rotate(x, s),
 }
 
 
 @pytest.mark.parametrize("name", DOMAINS)
 def test_random_domains_follow_their_seed_and_stay_in_range(name, digits):
-    images = data.F.avg_pool2d(digits.test.images[:20], 2)
+    images = torch.nn.functional.avg_pool2d(digits.test.images[:20], 2)
     first, again, other = (DOMAINS[name](images, seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert first.min() >= 0 and first.max() <= 1
+    double = DOMAINS[name](images.double(), 1)  # the type of the images is kept
+    torch.testing.assert_close(double, first.double(), atol=1e-5, rtol=0)
 
 
 def test_fixed_domains():
@@ -121,6 +312,45 @@ def test_fixed_domains():
     assert domains.silhouette(images).sum() == 9
     assert domains.edges(images).sum() == 1 + 2  # the pixel itself (clipped), right and below
     torch.testing.assert_close(domains.rotate(images, 360), images, atol=1e-5, rtol=0)
+    assert domains.blur(images)[0, 0, 3, 3] == pytest.approx(1 / 9)
+    assert domains.stripes(images)[0, 0, 0].tolist() == pytest.approx([0.6, 0.6, 0, 0] * 2)
+    assert domains.stripes(images)[0, 0, 3, 3] == 1
+    assert domains.unseen(images, seed=0).keys() >= {"inverted", "noisy", "stylised"}
+
+
+def test_jitter_turns_hue_by_half_its_strength_at_most():
+    luminance = torch.tensor([0.299, 0.587, 0.114])
+    grey, chroma = 0.5, torch.tensor([0.05, -0.02, 0.01])
+    chroma = chroma - (luminance * chroma).sum()
+    images = (grey + chroma).view(1, 3, 1, 1).repeat(2000, 1, 2, 2)
+    axes = torch.tensor([[0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+
+    def hue(found):
+        i, q = axes @ found[:, :, 0, 0].T
+        return torch.atan2(q, i) / (2 * torch.pi)
+
+    for strength in (0.0, 0.3, 0.6):
+        changed = domains.colour_jitter(images, generator(1), strength=strength)
+        turn = (hue(changed) - hue(images) + 0.5) % 1 - 0.5
+        assert turn.abs().max() == pytest.approx(strength / 2, abs=0.01)
+        light = (luminance @ changed[:, :, 0, 0].T) / grey
+        assert light.max() == pytest.approx(1 + strength, abs=0.02)
+        assert light.min() == pytest.approx(1 - strength, abs=0.02)
+
+
+def test_noise_and_textures_keep_what_they_should():
+    plain = torch.full((4, 1, 28, 28), 0.5)
+    assert torch.equal(domains.add_noise(plain, seed=0, std=0), plain)
+    assert domains.add_noise(plain, seed=0, std=0.1).std() == pytest.approx(0.1, rel=0.05)
+    texture = domains.patches(4, 28, seed=3, part="test")
+    black, white = torch.zeros(4, 1, 28, 28), torch.ones(4, 1, 28, 28)
+    assert torch.equal(domains.mnist_m(black, seed=3, part="test"), texture)
+    assert torch.equal(domains.mnist_m(white, seed=3, part="test"), 1 - texture)
+    assert torch.equal(domains.stylise(white, seed=3), texture)
+    assert domains.stylise(black, seed=3).sum() == 0
+    assert domains.colour_background(white, seed=0).min() == 1
+    ground = domains.colour_background(black, seed=0)
+    assert (ground == ground[:, :, :1, :1]).all() and ground.std(1).min() > 0  # one colour each
 
 
 def test_rotation_turns_counter_clockwise():
@@ -129,12 +359,19 @@ def test_rotation_turns_counter_clockwise():
     assert domains.rotate(images, 90)[0, 0, 0, 2] > 0.9  # goes to twelve o'clock
 
 
+def test_hues_and_saturation():
+    thirds = torch.tensor([0, 1 / 3, 2 / 3, 1])
+    expected = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]])
+    torch.testing.assert_close(domains.hue_to_rgb(thirds), expected, atol=1e-5, rtol=0)
+    half = domains.hue_to_rgb(thirds, 0.5)
+    torch.testing.assert_close(half, 0.5 + 0.5 * expected, atol=1e-5, rtol=0)
+    assert torch.equal(domains.hue_to_rgb(thirds, 0), torch.ones(4, 3))
+
+
 def test_photograph_strips_of_train_and_test_differ():
     train = domains.patches(300, 14, seed=0, part="train")
     test = domains.patches(300, 14, seed=0, part="test")
     assert torch.cdist(train.flatten(1), test.flatten(1)).min() > 0
-    with pytest.raises(ValueError, match="part must be"):
-        domains.patches(1, 14, seed=0, part="validation")
 
 
 def test_hue_tells_the_class_in_most_images(digits):
@@ -142,24 +379,174 @@ def test_hue_tells_the_class_in_most_images(digits):
     coloured = domains.colour_digits(x, y, seed=0)
     red = coloured[y == 0].sum((2, 3))
     assert (red.argmax(1) == 0).float().mean() > 0.95
+    told = domains.colour_digits(x, y, seed=0, bias=0)[y == 0].sum((2, 3))
+    assert (told.argmax(1) == 0).float().mean() < 0.5
 
 
 def test_scene_holds_digit_and_marker(digits):
     small = digits.test.take(slice(0, 60))
     told, random = (domains.scene(small, marker=m, seed=5) for m in ("class", "random"))
     assert told.images.shape == (60, 1, 32, 32)
-    assert told.images.max() <= 1
+    assert told.images.max() <= 1 and torch.equal(told.labels, small.labels)
     differs = (told.images - random.images).abs().flatten(1).amax(1) > 0.5
     assert differs.float().mean() > 0.7  # nine of ten random markers are wrong
-    with pytest.raises(ValueError, match="marker"):
-        domains.scene(small, marker="none", seed=0)
+    plain = domains.scene(tuple(small), marker="class", seed=5)
+    assert torch.equal(plain.images, told.images)
 
 
-@pytest.mark.parametrize("images, message", [
-    (torch.zeros(0, 1, 8, 8), "n >= 1"), (torch.full((1, 1, 8, 8), 2.0), "span 2 to 2"),
-    (torch.full((1, 1, 8, 8), torch.nan), "finite"), (torch.zeros(8, 8), "must be")])
-def test_domains_reject_what_is_not_an_image(images, message):
-    with pytest.raises(ValueError, match=message):
-        domains.invert(images)
+# --- bad arguments, by enumeration
+
+X, Y = torch.rand(4, 1, 8, 8), torch.arange(4)
+RGB = X.expand(-1, 3, -1, -1).contiguous()
+STREAMS = (None, 0, "seed")
+PARTS = ("validation", "", None, 0)
+GREY, ANY = (*bad.images_like(X), RGB), bad.images_like(X)
+SPLITS = (
+    None,
+    X,
+    (X, Y, Y),
+    (X, None),
+    (X[:0], Y[:0]),
+    (X, Y[:2]),
+    (X * bad.NAN, Y),
+    (X.to(torch.uint8), Y),
+    (X, Y + 10),
+    (X, Y.float()),
+    data.Dataset(Split(X, Y), Split(X, Y), Split(X, Y), "mine", 10),
+)
+SPLIT = Split(X, Y)
+BAD_DATA: bad.Table = {
+    "Split.of": ({"found": SPLIT}, {"found": (*SPLITS[:6], SPLITS[-1])}),
+    "Split.take": (
+        {"self": SPLIT, "index": [0]},
+        {"index": (1, 1.5, [0.5], [bad.NAN], torch.tensor([[0]]), torch.tensor(2))},
+    ),
+    "generator": ({"seed": 1}, {"seed": bad.SEEDS}),
+    "device_of": ({"device": "cpu"}, {"device": (None, "gpu", 1.5)}),
+    "load": (
+        {"name": "mnist-5k"},
+        {
+            "name": ("imagenet", None, 3),
+            "size": (*bad.SIZES[:4], *bad.SIZES[5:], 3),
+            "device": ("gpu", None),
+            "download": bad.SWITCHES,
+        },
+    ),
+    "on_disk": ({"name": "mnist-5k"}, {"name": ("imagenet", None, 3)}),
+    "shift": (
+        {"images": X, "generator": generator(0)},
+        {
+            "images": bad.images_like(X, unit=False, channels=False),
+            "generator": STREAMS,
+            "pixels": bad.WHOLES,
+        },
+    ),
+    "flip": (
+        {"images": X, "generator": generator(0)},
+        {"images": bad.images_like(X, unit=False, channels=False), "generator": STREAMS},
+    ),
+    "mixup": (
+        {"images": X, "generator": generator(0)},
+        {"images": bad.images_like(X, unit=False, channels=False), "generator": STREAMS},
+    ),
+    "two_digits": (
+        {"split": SPLIT, "count": 2, "seed": 0},
+        {"split": (*SPLITS, (RGB, Y)), "count": bad.SIZES, "seed": bad.SEEDS},
+    ),
+}
+EXEMPT_DATA = {
+    "Split.of.name": "a name for messages",
+    "Split.to": "torch names the devices that it knows",
+    "load.folder": "read only where a set is not shipped; see the test of a folder",
+    "on_disk.folder": "as in load",
+}
+BAD_DOMAINS: bad.Table = {
+    "to_rgb": ({"images": X}, {"images": GREY}),
+    "hue_to_rgb": (
+        {"hue": torch.rand(3)},
+        {
+            "hue": (*bad.numbers_in(torch.rand(3), unit=True), torch.rand(3, 1)),
+            "saturation": (*bad.NUMBERS, -0.1, 1.1),
+        },
+    ),
+    "colour_digits": (
+        {"images": X, "labels": Y, "seed": 0},
+        {
+            "images": GREY,
+            "labels": bad.classes_like(Y, 10),
+            "seed": bad.SEEDS,
+            "bias": (*bad.NUMBERS, -0.1, 2),
+        },
+    ),
+    "colour_jitter": (
+        {"images": RGB, "stream": generator(0)},
+        {
+            "images": (*bad.images_like(RGB), X),
+            "stream": STREAMS,
+            "strength": (*bad.NUMBERS, -0.1, 1.1),
+        },
+    ),
+    "colour_background": ({"images": X, "seed": 0}, {"images": GREY, "seed": bad.SEEDS}),
+    "patches": (
+        {"count": 2, "side": 4, "seed": 0, "part": "train"},
+        {"count": bad.SIZES, "side": (*bad.SIZES, 33), "seed": bad.SEEDS, "part": PARTS},
+    ),
+    "mnist_m": (
+        {"images": X, "seed": 0, "part": "train"},
+        {
+            "images": (*GREY, X[..., :4], torch.rand(1, 1, 33, 33)),
+            "seed": bad.SEEDS,
+            "part": PARTS,
+        },
+    ),
+    "stylise": (
+        {"images": X, "seed": 0},
+        {"images": (*GREY, X[..., :4]), "seed": bad.SEEDS, "part": PARTS},
+    ),
+    "rotate": ({"images": X, "degrees": 30}, {"images": ANY, "degrees": bad.NUMBERS}),
+    "invert": ({"images": X}, {"images": ANY}),
+    "edges": ({"images": X}, {"images": ANY}),
+    "silhouette": ({"images": X}, {"images": ANY}),
+    "blur": ({"images": X}, {"images": ANY}),
+    "stripes": ({"images": X}, {"images": ANY}),
+    "add_noise": (
+        {"images": X, "seed": 0},
+        {"images": ANY, "seed": bad.SEEDS, "std": (*bad.NUMBERS, -1)},
+    ),
+    "unseen": ({"images": X, "seed": 0}, {"images": (*GREY, X[..., :4]), "seed": bad.SEEDS}),
+    "scene": (
+        {"split": SPLIT, "marker": "class", "seed": 0},
+        {"split": (*SPLITS, (RGB, Y)), "marker": ("none", None, 1), "seed": bad.SEEDS},
+    ),
+}
 
 
+@pytest.mark.parametrize("name, parameter", bad.checks(BAD_DATA))
+def test_data_refuses_bad_arguments_by_name(name, parameter):
+    bad.refuses(data, BAD_DATA, name, parameter, said="split" if parameter == "found" else "")
+
+
+@pytest.mark.parametrize("name, parameter", bad.checks(BAD_DOMAINS))
+def test_domains_refuse_bad_arguments_by_name(name, parameter):
+    bad.refuses(domains, BAD_DOMAINS, name, parameter)
+
+
+def test_no_argument_was_forgotten():
+    assert bad.missing(data, BAD_DATA, EXEMPT_DATA) == []
+    assert bad.missing(domains, BAD_DOMAINS, {}) == []
+
+
+def test_a_folder_must_be_a_path():
+    for folder in (3, True, ["data"]):
+        with pytest.raises(TypeError, match="folder must be a str or Path"):
+            data.load("mnist", folder=folder)
+
+
+def test_the_list_of_arguments_would_show_a_new_function(monkeypatch):
+    def new(images, amount):
+        return images
+
+    new.__module__ = domains.__name__
+    monkeypatch.setattr(domains, "new", new, raising=False)
+    assert bad.missing(domains, BAD_DOMAINS, {}) == ["new.amount", "new.images"]
+    assert "amount" in inspect.signature(domains.new).parameters

@@ -1,19 +1,10 @@
-"""Intervals, paired differences, claims and run records."""
-
-import json
-import os
+"""Intervals and claims."""
 
 import numpy as np
 import pytest
-import torch
 
-from kdlib import evidence, records
-from kdlib.records import Run
-
-
-def runs(**accuracies):
-    return [Run("e", method, seed, {}, {"accuracy": value})
-            for method, values in accuracies.items() for seed, value in enumerate(values)]
+from kdlib import evidence
+from kdlib.records import Run, Runs
 
 
 def test_interval_is_student_t():
@@ -29,11 +20,6 @@ def test_interval_covers_about_95_percent():
     assert 0.94 < np.mean(inside) < 0.96
 
 
-def test_paired_uses_common_seeds():
-    mixed = runs(a=[3, 5, 9], b=[1, 2])
-    assert evidence.paired(mixed, "a", "b").tolist() == [2, 3]
-
-
 def test_claim_needs_the_whole_interval(capsys):
     result = evidence.claim("A beats B", [2.0, 2.1, 1.9, 2.2, 1.8])
     assert result.verdict == "holds" and result.shown
@@ -47,9 +33,14 @@ def test_claim_needs_the_whole_interval(capsys):
 def test_claim_near_the_threshold_says_so(capsys):
     values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     half = evidence.interval(values).half_width
-    for shift, line in [(1.1, "| holds (≈ close) |"), (1.9, "| holds (≈ close) |"),
-                        (2.1, "| holds |"), (0.9, "| not shown (≈ close) |"),
-                        (0.6, "| not shown (≈ close) |"), (0.4, "| not shown |")]:
+    for shift, line in [
+        (1.1, "| holds (≈ close) |"),
+        (1.9, "| holds (≈ close) |"),
+        (2.1, "| holds |"),
+        (0.9, "| not shown (≈ close) |"),
+        (0.6, "| not shown (≈ close) |"),
+        (0.4, "| not shown |"),
+    ]:
         result = evidence.claim("shifted", values + shift * half)
         assert line in capsys.readouterr().out
         assert result.verdict == ("holds" if shift > 1 else "not shown")
@@ -81,6 +72,11 @@ def test_claim_refuses_weak_evidence():
         evidence.claim("failed run", [1.0, 1.0, 1.0, 1.0, np.nan])
     with pytest.raises(ValueError, match="separates"):
         evidence.claim("a | b", [1.0] * 5)
+    with pytest.raises(ValueError, match="above must be left out beside within"):
+        evidence.claim("two kinds", [1.0] * 5, above=1, within=2)
+    for option in ("above", "within"):
+        with pytest.raises((ValueError, TypeError), match=f"{option} must be"):
+            evidence.claim("no number", [1.0] * 5, **{option: float("nan")})
 
 
 def test_seeds_shift_as_a_block(monkeypatch):
@@ -93,77 +89,12 @@ def test_seeds_shift_as_a_block(monkeypatch):
         evidence.seeds()
 
 
-def test_unknown_method_and_metric_list_what_is_there():
-    with pytest.raises(ValueError, match="the runs hold a, b"):
-        evidence.paired(runs(a=[1, 2], b=[1, 2]), "c", "a")
-    with pytest.raises(ValueError, match="metric 'f1' .* use one of accuracy"):
-        evidence.collect(runs(a=[1, 2]), "a", "f1")
-    with pytest.raises(ValueError, match="share 1 seeds"):
-        evidence.paired(runs(a=[1], b=[1, 2]), "a", "b")
-
-
-def test_records_survive_the_round_trip(tmp_path):
-    run = Run("trial", "KD, T=4", 3, {"lr": 0.1}, {"accuracy": 91.5}, [{"epoch": 1, "loss": 2.0}],
-              1.25, "d", "c", {"torch": "2"}, "abc", student=torch.nn.Linear(2, 2))
-    path = records.save(run, tmp_path)
-    assert path.parent.name == "trial" and path.name.startswith("kd--t-4-seed3-")
-    assert records.load(tmp_path) == [run]
-    assert records.load(tmp_path)[0].student is None
-    assert not list(path.parent.glob(".*"))
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_a_written_file_has_the_usual_permissions(tmp_path):
-    plain, path = tmp_path / "plain", tmp_path / "file"
-    plain.write_text("x")
-    records.write_atomically(path, "new")
-    assert path.stat().st_mode == plain.stat().st_mode
-    path.chmod(0o640)
-    records.write_atomically(path, "newer")
-    assert path.stat().st_mode & 0o777 == 0o640
-
-
-def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    records.write_atomically(path, "old")
-
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="nothing was overwritten"):
-        records.write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 9}', "null"])
-def test_what_is_not_a_record_is_named(tmp_path, text):
-    (tmp_path / "strange.json").write_text(text)
-    with pytest.raises(ValueError, match="strange.json is not a run record"):
-        records.load(tmp_path)
-
-
-def test_nan_metrics_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="NaN"):
-        records.save(Run("e", "m", 0, {}, {"accuracy": float("nan")}), tmp_path)
-    with pytest.raises(FileNotFoundError, match="no runs were recorded"):
-        records.load(tmp_path / "nowhere")
-
-
-def test_key_follows_what_defines_a_run():
-    base = Run("e", "m", 0, {"lr": 1.0}, {"accuracy": 1.0}, data="x")
-    same = Run("e", "m", 0, {"lr": 1.0}, {"accuracy": 2.0}, seconds=9, data="x")
-    assert base.key == same.key
-    for change in ({"seed": 1}, {"config": {"lr": 2.0}}, {"data": "y"}, {"method": "n"}):
-        fields = dict(experiment="e", method="m", seed=0, config={"lr": 1.0}, metrics={}, data="x")
-        assert Run(**(fields | change)).key != base.key
-
-
-def test_fingerprint_sees_content_shape_and_type():
-    x = torch.arange(6.0)
-    prints = {records.fingerprint(x), records.fingerprint(x.view(2, 3)),
-              records.fingerprint(x.double()), records.fingerprint(x + 1)}
-    assert len(prints) == 4
-    assert records.fingerprint(x) == records.fingerprint(x.clone())
-    assert json.dumps(records.environment()[0])
+def test_comparison_pairs_with_the_baseline():
+    runs = Runs(
+        Run("e", method, seed, {}, {"accuracy": base + seed, "extra_parameters": 64})
+        for method, base in (("CE", 90.0), ("KD, T=4", 93.0))
+        for seed in range(3)
+    )
+    text = repr(evidence.comparison(runs, "CE", columns=["extra_parameters"]))
+    assert "≈ +3.0 [≈ +3.0, ≈ +3.0]" in text and "extra parameters" in text
+    assert "≈ 64" not in text and "64" in text

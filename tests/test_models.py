@@ -1,15 +1,15 @@
-"""Networks: shapes, parameter counts, errors; taps on our models and on any other module."""
+"""Networks: shapes, parameter counts, the numbers that they give, bad arguments."""
 
-import copy
 import pickle
 
+import bad
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from kdlib import models
-from kdlib.models import MLP, ConvNet, Mixer, ResNet, Tap, ViT
+from kdlib.models import MLP, Answers, ConvNet, Ensemble, Mixer, ResNet, TwoDigits, ViT
+from kdlib.stages import Tap, stage_shapes
 
 NETS = {
     "ConvNet, stride": (lambda: ConvNet((4, 8)), (1, 14, 14), [(4, 7, 7), (8, 4, 4), (8,)]),
@@ -47,7 +47,7 @@ def count(model):
 def test_shapes_stages_and_gradients(name):
     build, shape, stages = NETS[name]
     model = build()
-    assert list(models.stage_shapes(model, torch.rand(3, *shape)).values()) == stages
+    assert list(stage_shapes(model, torch.rand(3, *shape)).values()) == stages
     with Tap(model, model.stages) as tap:
         logits, features = tap(torch.rand(3, *shape))
     assert logits.shape == (3, 10) and features[model.stages[-1]].ndim == 2
@@ -112,164 +112,183 @@ def test_tokens_are_patches_row_by_row():
     assert torch.equal(tokens[1, 0], padded[4:, :4])
 
 
-@pytest.mark.parametrize(
-    "build, message",
-    [
-        (lambda: ConvNet(()), "widths needs at least one stage"),
-        (lambda: ConvNet((4, 0)), "widths must be a positive integer, got 0"),
-        (lambda: ConvNet(downsample="max"), '"stride" or "pool"'),
-        (lambda: ConvNet(in_channels=0), "in_channels must be a positive integer"),
-        (lambda: MLP(in_features=-1), "in_features must be a positive integer"),
-        (lambda: ResNet(18), "6n . 2"),
-        (lambda: ResNet(62), "8 to 56"),
-        (lambda: ViT(10, heads=4), "dim must be divisible by heads"),
-        (lambda: ViT(8, heads=0), "heads must be a positive integer"),
-        (lambda: Mixer(8, patch=32, image_size=28), "patch must fit"),
-        (lambda: Mixer(8, 1.5), "depth must be a positive integer"),
-    ],
-)
-def test_bad_arguments(build, message):
-    with pytest.raises(ValueError, match=message):
-        build()
+def test_the_order_of_pixels_is_declared_by_convolutional_networks():
+    nets = {name: build() for name, (build, _, _) in NETS.items()}
+    declared = {type(net).__name__ for net in nets.values() if hasattr(net, "memory_format")}
+    assert declared == {"ConvNet", "ResNet"}
+    for net in (ConvNet((4, 8)).eval(), ResNet(8, width=4).eval()):
+        x = torch.rand(2, 1, 14, 14)
+        expected = net(x)
+        net.to(memory_format=net.memory_format)
+        torch.testing.assert_close(net(x.to(memory_format=net.memory_format)), expected)
+
+
+# --- two digits, ensembles and closed services
+
+
+def test_two_digits_reads_the_halves_with_one_network():
+    net = TwoDigits((5,))
+    assert sum(p.numel() for p in net.parameters()) == count(MLP((5,), in_features=196))
+    left, right = torch.rand(3, 1, 14, 14), torch.rand(3, 1, 14, 14)
+    logits = net(torch.cat([left, right], 3)).view(3, 10, 10)
+    a, b = net.digit(left), net.digit(right)
+    for tens, ones in ((0, 0), (3, 7), (9, 2)):
+        torch.testing.assert_close(logits[:, tens, ones], a[:, tens] + b[:, ones])
+    assert TwoDigits((4,), in_features=16)(torch.rand(2, 1, 4, 8)).shape == (2, 100)
+    with pytest.raises(ValueError, match="images must have an even width"):
+        net(torch.rand(2, 1, 14, 27))
+    with pytest.raises(ValueError, match="196 values a sample"):
+        net(torch.rand(2, 1, 14, 30))
+
+
+class Fixed(nn.Module):
+    """A network that gives the same logits to every image."""
+
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+ONE = torch.rand(2, 1)
+
+
+def test_an_ensemble_gives_the_mean_probability():
+    members = [MLP((4,), in_features=6).eval() for _ in range(3)]
+    x = torch.rand(5, 6)
+    expected = torch.stack([m(x).softmax(1) for m in members]).mean(0)
+    ensemble = Ensemble(members)
+    torch.testing.assert_close(ensemble(x).exp(), expected)
+    torch.testing.assert_close(Ensemble(members[:1])(x), members[0](x).log_softmax(1))
+    assert count(ensemble) == sum(count(member) for member in members)
+    # A probability that no float32 holds: log((e^-500 + 0.5) / 2), log((e^-500 + e^-900) / 2)
+    sure = Ensemble([Fixed(500.0, 0.0, 0.0), Fixed(900.0, 900.0, 0.0)])(ONE)
+    wanted = torch.tensor([0.75, 0.25, torch.nan]).log()
+    torch.testing.assert_close(sure[0, :2], wanted[:2])
+    assert sure[0, 2].item() == pytest.approx(-500 - torch.tensor(2.0).log().item())
+    with pytest.raises(ValueError, match=r"members must give the same classes, got \[2, 3\]"):
+        Ensemble([Fixed(1.0, 2.0), Fixed(1.0, 2.0, 3.0)])(ONE)
+    with pytest.raises(TypeError, match="a member must return logits"):
+        Ensemble([bad.Pair()])(ONE)
+
+
+def test_answers_reveal_the_top_classes_and_spread_the_rest():
+    p = torch.tensor([0.1, 0.6, 0.05, 0.25])
+    teacher = Fixed(*p.log().tolist())
+    found = Answers(teacher, top=2)(ONE)
+    assert found.shape == (2, 4)
+    torch.testing.assert_close(found[0].exp(), torch.tensor([0.075, 0.6, 0.075, 0.25]))
+    torch.testing.assert_close(Answers(teacher, top=3)(ONE)[0].exp(), p)  # one class is left
+    sure = Answers(Fixed(1000.0, 0.0, 0.0), top=1)(ONE)[0]  # the rest is 1e-7, not 0
+    torch.testing.assert_close(sure, torch.tensor([1, 5e-8, 5e-8]).log())
+    assert Answers(Fixed(1000.0, 0.0, 0.0), top=2)(ONE).isfinite().all()  # a known 0
+    with pytest.raises(ValueError, match=r"top must be .* at most 3, got 4"):
+        Answers(teacher, top=4)(ONE)
+
+
+def test_answers_round_to_decimals():
+    p = torch.tensor([0.1234, 0.866, 0.004, 0.0066])
+    teacher = Fixed(*p.log().tolist())
+    expected = torch.tensor([0.12, 0.87, 0.0, 0.01]) + 1e-5
+    torch.testing.assert_close(Answers(teacher, decimals=2)(ONE)[1].exp(), expected)
+    whole = torch.tensor([0.0, 1.0, 0.0, 0.0]) + 1e-5
+    torch.testing.assert_close(Answers(teacher, decimals=0)(ONE)[1].exp(), whole)
+    for options in ({}, {"top": 1, "decimals": 2}):
+        with pytest.raises(ValueError, match="exactly one of top and decimals"):
+            Answers(teacher, **options)
+    with pytest.raises(TypeError, match="teacher must return logits"):
+        Answers(bad.Pair(), top=1)(ONE)
+
+
+# --- bad arguments, by enumeration
+
+SEQUENCES = bad.SEQUENCES
+DROPOUT = (*bad.NUMBERS, -0.1, 1)
+SHARED = {"in_channels": bad.SIZES, "num_classes": bad.SIZES}
+TOKENS = {"dim": bad.SIZES, "depth": bad.SIZES, "patch": (*bad.SIZES, 29), "image_size": bad.SIZES}
+IMAGES, SMALL = torch.rand(2, 1, 28, 28), torch.rand(2, 1, 14, 28)
+PIXELS = (*bad.images_like(IMAGES, unit=False)[:4], IMAGES.to(torch.uint8), IMAGES[0, 0])
+NET = MLP((4,))
+BAD: bad.Table = {
+    "ConvNet": (
+        {"widths": (4,)},
+        {
+            "widths": (*SEQUENCES, ()),
+            "downsample": ("max", None, 2),
+            "dropout": DROPOUT,
+            **SHARED,
+        },
+    ),
+    "ConvNet.forward": ({"self": ConvNet((4,)), "images": IMAGES}, {"images": PIXELS}),
+    "MLP": (
+        {"hidden": (4,)},
+        {
+            "hidden": SEQUENCES,
+            "in_features": bad.SIZES,
+            "num_classes": bad.SIZES,
+            "dropout": DROPOUT,
+        },
+    ),
+    "MLP.forward": ({"self": NET, "images": IMAGES}, {"images": (*PIXELS, IMAGES[0, 0, 0])}),
+    "ResNet": ({"depth": 8}, {"depth": (*bad.SIZES, 18, 62, 2), "width": bad.SIZES, **SHARED}),
+    "ResNet.forward": ({"self": ResNet(8, width=2), "images": IMAGES}, {"images": PIXELS}),
+    "ViT": ({"dim": 8}, {**TOKENS, **SHARED, "heads": (*bad.SIZES, 3)}),
+    "ViT.tokens": ({"self": ViT(8, 1), "images": IMAGES}, {"images": (*PIXELS, SMALL)}),
+    "Mixer": ({"dim": 8}, {**TOKENS, **SHARED}),
+    "TwoDigits": ({}, {"hidden": SEQUENCES, "in_features": bad.SIZES}),
+    "TwoDigits.forward": ({"self": TwoDigits((4,)), "images": SMALL}, {"images": PIXELS}),
+    "Ensemble": (
+        {"members": [NET, NET]},
+        {"members": ([], (), None, NET, nn.Sequential(NET), [NET, 3], [None], "net")},
+    ),
+    "Answers": (
+        {"teacher": NET, "top": 1},
+        {
+            "teacher": (*bad.NETWORKS, [NET]),
+            "top": [one for one in bad.SIZES if one is not None],
+        },
+    ),
+}
+LAYER = "a layer inside the networks, which check sizes and images"
+EXEMPT = {
+    **dict.fromkeys(("Mean", "ResidualBlock", "Attention", "TokenMixing", "TokenBlock"), LAYER),
+    "Answers.decimals": "see the test below",
+    "Answers.forward": "those of the teacher",
+    "Ensemble.forward": "those of the members",
+}
+
+
+@pytest.mark.parametrize("name, parameter", bad.checks(BAD))
+def test_bad_arguments_are_refused_by_name(name, parameter):
+    bad.refuses(models, BAD, name, parameter)
+
+
+def test_no_argument_was_forgotten():
+    assert bad.missing(models, BAD, EXEMPT) == []
+
+
+@pytest.mark.parametrize("decimals", [*bad.WHOLES[:4], *bad.WHOLES[5:], 5])
+def test_decimals_out_of_range(decimals):
+    with pytest.raises((TypeError, ValueError), match="decimals must be a whole number"):
+        Answers(NET, decimals=decimals)
 
 
 @pytest.mark.parametrize(
     "model, shape, message",
     [
-        (ConvNet((4, 4)), (2, 3, 14, 14), r"\[n, 1, height, width\], got \[2, 3, 14, 14\]"),
-        (ConvNet((4, 4)), (14, 14), r"shape \[n, 1, height, width\]"),
+        (ConvNet((4, 4)), (2, 3, 14, 14), r"c in \(1,\), got \[2, 3, 14, 14\]: set in_channels"),
+        (ConvNet((4, 4)), (14, 14), r"must be \[n, c, h, w\] .* got \[14, 14\]"),
         (ConvNet((4, 4, 4)), (2, 1, 4, 4), "at least 5 x 5 pixels, got 4 x 4"),
         (ConvNet((4, 4), downsample="pool"), (2, 1, 8, 3), "at least 4 x 4 pixels, got 8 x 3"),
         (ResNet(8, width=2), (2, 1, 2, 2), "at least 3 x 3"),
-        (MLP((4,)), (2, 1, 14, 14), r"784 values per sample, got shape \[2, 1, 14, 14\]"),
-        (MLP((4,)), (784,), "expects a batch"),
-        (ViT(8, 1), (2, 1, 14, 14), "28 x 28 pixels, got 14 x 14; set image_size"),
+        (MLP((4,)), (2, 1, 14, 14), r"784 values a sample, got \[2, 1, 14, 14\]: set in_features"),
+        (MLP((4,)), (784,), "784 values a sample"),
+        (ViT(8, 1), (2, 1, 14, 14), "28 x 28 pixels, got 14 x 14: set image_size"),
         (Mixer(8, 1), (2, 2, 28, 28), "in_channels"),
     ],
 )
 def test_bad_images(model, shape, message):
     with pytest.raises(ValueError, match=message):
         model(torch.rand(shape))
-
-
-class Foreign(nn.Module):
-    """Built like a torchvision network: layers, avgpool, fc; nothing in it knows about us."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer1 = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
-        self.layer2 = nn.Sequential(nn.Conv2d(4, 6, 3, 2), nn.ReLU(inplace=True))
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.unused = nn.Linear(2, 2)
-        self.recurrent = nn.LSTM(6, 6)
-        self.fc = nn.Linear(6, 10)
-
-    def forward(self, x):
-        x = self.avgpool(self.layer2(self.layer1(x))).flatten(1)
-        return self.fc(self.recurrent(x)[0])
-
-
-def test_tap_on_a_foreign_module():
-    model, x = Foreign().eval(), torch.rand(2, 3, 9, 9)
-    with Tap(model, ("layer1", "layer2.0", "avgpool")) as tap:
-        logits, features = tap(x)
-        assert list(features) == ["layer1", "layer2.0", "avgpool"]
-        tap(torch.rand(2, 3, 9, 9))
-    assert torch.equal(features["layer1"], model.layer1(x))  # not overwritten by the second pass
-    assert torch.equal(logits, model(x))
-    model.stages = ("layer1", "layer2", "avgpool")
-    assert models.stage_shapes(model, x)["avgpool"] == (6, 1, 1)
-
-
-def test_tap_keeps_the_graph_and_respects_no_grad():
-    model = ConvNet((4, 4))
-    with Tap(model, ["blocks.0"]) as tap:
-        assert tap(torch.rand(2, 1, 8, 8))[1]["blocks.0"].requires_grad
-        with torch.no_grad():
-            assert not tap(torch.rand(2, 1, 8, 8))[1]["blocks.0"].requires_grad
-
-
-def test_close_removes_the_hooks():
-    model, x = Foreign().eval(), torch.rand(2, 3, 9, 9)
-    expected = model(x)
-    tap = Tap(model, ["layer1"])
-    tap.close()
-    tap.close()
-    assert not any(module._forward_hooks for module in model.modules())
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(x), expected)
-    with pytest.raises(RuntimeError, match="the tap is closed"):
-        tap(x)
-
-
-def test_tap_errors():
-    model = Foreign()
-    with pytest.raises(ValueError, match="unknown stage 'layer9'.*layer1, .*avgpool"):
-        Tap(model, ["layer1", "layer9"])
-    assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(ValueError, match="unknown stage 'x'; known, shallow to deep: blocks.0"):
-        Tap(ConvNet(), ["x"])
-    with pytest.raises(TypeError, match="sequence of names"):
-        Tap(model, "layer1")
-    with Tap(model, ["unused"]) as tap, pytest.raises(RuntimeError, match="forward did not run"):
-        tap(torch.rand(2, 3, 9, 9))
-    with (
-        Tap(model, ["recurrent"]) as tap,
-        pytest.raises(TypeError, match="'recurrent' returns tup"),
-    ):
-        tap(torch.rand(2, 3, 9, 9))
-
-
-def test_features_of_an_earlier_pass_are_not_taken_for_new_ones():
-    class Sometimes(nn.Sequential):
-        def forward(self, x):
-            return self[0](x) if x.mean() > 0 else x
-
-    with Tap(Sometimes(nn.ReLU()), ["0"]) as tap:
-        tap(torch.ones(2, 3))
-        with pytest.raises(RuntimeError, match="stage '0' gave no output"):
-            tap(-torch.ones(2, 3))
-
-
-def test_stage_names_and_resolution():
-    model = ConvNet()
-    assert models.stage_names(model) == ("blocks.0", "blocks.1", "blocks.2", "pool")
-    assert models.resolve_stage(model, -1) == "pool"
-    assert models.resolve_stage(model, -2) == models.resolve_stage(model, 2) == "blocks.2"
-    assert models.resolve_stage(model, "blocks.1.0") == "blocks.1.0"  # any module has a name
-    assert models.resolve_stage(("a", "b"), 0) == "a"
-    for known, stage in ((model, 4), (model, -5), (("blocks.0", "b"), "c")):
-        with pytest.raises(ValueError, match="unknown stage .*known, shallow to deep: blocks.0"):
-            models.resolve_stage(known, stage)
-    with pytest.raises(ValueError, match="set model.stages .*layer1"):
-        models.stage_names(Foreign())
-    with pytest.raises(ValueError, match="set model.stages"):
-        models.resolve_stage(Foreign(), -1)
-
-
-def test_a_dry_run_changes_nothing():
-    model = ConvNet((4, 4), dropout=0.5)
-    model.blocks[0][1].eval()  # a frozen batch norm inside a network in training
-    modes = [module.training for module in model.modules()]
-    before, x, state = (
-        copy.deepcopy(model.state_dict()),
-        torch.rand(1, 1, 8, 8),
-        torch.get_rng_state(),
-    )
-    models.stage_shapes(model, x)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in model.modules()] == modes
-    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values()))
-    assert not any(module._forward_hooks for module in model.modules())
-    with pytest.raises(ValueError, match="images is empty"):
-        models.stage_shapes(model, torch.rand(0, 1, 8, 8))
-    with pytest.raises(ValueError, match="in_channels"):
-        models.stage_shapes(model, torch.rand(2, 3, 8, 8))
-    assert [module.training for module in model.modules()] == modes  # after an error, too
-
-
-def test_a_torchvision_network():
-    model = torchvision.models.resnet18(num_classes=10)
-    model.stages = ("layer1", "layer2", "layer3", "layer4", "avgpool")
-    shapes = models.stage_shapes(model, torch.rand(2, 3, 32, 32))
-    assert shapes["layer1"] == (64, 8, 8) and shapes["avgpool"] == (512, 1, 1)

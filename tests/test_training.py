@@ -1,18 +1,21 @@
-"""One loop for every method, checkpoints, comparisons, worker processes and torchrun."""
+"""`fit`: every method, checkpoints, bad arguments, precision, what is left alone."""
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
-import warnings
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from kdlib import data, distillers, models, parallel, training
+from kdlib import data, distillers, models, training
 from kdlib.data import Split
-from kdlib.training import build, compare, fit
+from kdlib.engine import loop, placement
+from kdlib.training import build, fit
 
 CLASSES = 4
 
@@ -23,7 +26,7 @@ def toy(n: int = 64, seed: int = 0) -> Split:
     labels = torch.randint(CLASSES, (n,), generator=stream)
     images = 0.3 * torch.rand(n, 1, 8, 8, generator=stream)
     for image, label in zip(images, labels.tolist()):
-        image[0, 4 * (label // 2):, 4 * (label % 2):][:4, :4] += 0.5
+        image[0, 4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 0.5
     return Split(images, labels)
 
 
@@ -48,8 +51,15 @@ def weights(network: nn.Module) -> torch.Tensor:
 
 def trained(method: str = "ce", seed: int = 0, constructor=conv, **options) -> nn.Module:
     network = build(constructor, seed)
-    fit(network, toy(), method=method, seed=seed, batch_size=16, progress=False,
-        **{"epochs": 2, "lr": 1e-2} | options)
+    fit(
+        network,
+        toy(),
+        method=method,
+        seed=seed,
+        batch_size=16,
+        progress=False,
+        **{"epochs": 2, "lr": 1e-2} | options,
+    )
     return network
 
 
@@ -62,12 +72,14 @@ def test_the_loop_learns():
 @pytest.mark.parametrize("method", [*distillers.METHODS, "kd+crd"])
 def test_every_method_trains_and_repeats_to_the_bit(method, teacher):
     before = weights(teacher)
-    options = {"stage": -2} if method in ("hint",) else {}
-    first = trained(method, teacher=teacher, **options)
-    again = trained(method, teacher=teacher, **options)
+    options = {} if method == "ce" else {"teacher": teacher}
+    if method == "kd+crd":
+        options["ce_weight"] = 0.1
+    first = trained(method, **options)
+    again = trained(method, **options)
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(build(conv, 0)))
-    assert torch.equal(before, weights(teacher)) and not teacher.training
+    assert torch.equal(before, weights(teacher))
 
 
 def test_random_state_of_the_caller_is_left_alone():
@@ -79,10 +91,11 @@ def test_random_state_of_the_caller_is_left_alone():
 
 
 def test_cached_teacher_outputs_change_nothing(teacher, monkeypatch):
-    cached = trained("kd+hint", teacher=teacher)
+    both = dict(teacher=teacher, ce_weight=0.1)
+    cached = trained("kd+hint", **both)
     monkeypatch.setattr(training, "CACHE_LIMIT", 0)
-    torch.testing.assert_close(weights(trained("kd+hint", teacher=teacher)), weights(cached))
-    seen = trained("kd+hint", teacher=teacher, augment=lambda images, stream: images)
+    torch.testing.assert_close(weights(trained("kd+hint", **both)), weights(cached))
+    seen = trained("kd+hint", **both, augment=lambda images, stream: images)
     torch.testing.assert_close(weights(seen), weights(cached))
 
 
@@ -102,57 +115,89 @@ def test_teacher_sees_the_augmented_and_mixed_images(teacher):
             self.inner = build(conv, 0)
 
     student, recorder = Student(), Recorder()
-    fit(student, toy(), method="kd", teacher=recorder, epochs=1, augment=data.shift, mixup=True,
-        batch_size=16, progress=False)
+    fit(
+        student,
+        toy(),
+        method="kd",
+        teacher=recorder,
+        epochs=1,
+        augment=data.shift,
+        mixup=True,
+        batch_size=16,
+        progress=False,
+    )
     for ours, theirs in zip(student.seen[-4:], recorder.seen[-4:]):
         assert torch.equal(ours, theirs)
-    assert not any(torch.equal(image, other) for image in student.seen[-1]
-                   for other in toy().images)
+    assert not any(
+        torch.equal(image, other) for image in student.seen[-1] for other in toy().images
+    )
 
 
-def test_mixup_and_smoothing_enter_the_cross_entropy(monkeypatch):
+@pytest.fixture
+def batches(monkeypatch):
+    """The batches that the objective sees while `fit` runs."""
     seen = []
-    original = distillers.CrossEntropy.forward
-    monkeypatch.setattr(distillers.CrossEntropy, "forward",
-                        lambda self, batch: seen.append(batch) or original(self, batch))
+    forward = training.ImageObjective.forward
+
+    def watched(self, batch):
+        seen.append(batch)
+        return forward(self, batch)
+
+    monkeypatch.setattr(training.ImageObjective, "forward", watched)
+    return seen
+
+
+def test_mixup_and_smoothing_enter_the_cross_entropy(batches):
     trained(mixup=True, label_smoothing=0.2)
-    soft = seen[0].soft_target
+    soft = batches[0].soft_target
     torch.testing.assert_close(soft.sum(1), torch.ones(16))
     assert soft.min() >= 0.2 / CLASSES - 1e-6 and ((soft > 0.06).sum(1) == 2).any()
     trained()
-    assert seen[-1].soft_target is None
+    assert batches[-1].soft_target is None
 
 
-def test_learning_rate_warms_up_and_ends_at_zero():
-    rates = [training.learning_rate(step, 100, 1.0) for step in range(100)]
-    assert rates[0] == 0.1 and max(rates) == 1.0 and rates.index(1.0) in (9, 10)
-    assert rates[-1] < 0.001 and rates[10:] == sorted(rates[10:], reverse=True)
+def test_under_mixup_the_hard_label_is_that_of_the_heavier_image(batches, teacher):
+    trained("dkd", teacher=teacher, mixup=True)
+    mixed = [batch for batch in batches if batch.soft_target is not None]
+    assert len(mixed) == 8
+    for batch in mixed:
+        assert torch.equal(batch.target, batch.soft_target.argmax(1))
+        assert torch.equal(batch.target, toy().labels[batch.index])
+        close = (batch.images - toy().images[batch.index]).abs().mean((1, 2, 3))
+        others = (batch.images[:, None] - toy().images[None]).abs().mean((2, 3, 4))
+        assert (close <= others.min(1).values + 1e-6).double().mean() > 0.9
 
 
 def test_validation_curve_and_terms_are_in_the_history(teacher):
     network = build(conv, 0)
-    history = fit(network, toy(), method="kd", teacher=teacher, epochs=2, validation=toy(20, 1),
-                  progress=False).history
+    history = fit(
+        network,
+        toy(),
+        method="kd",
+        teacher=teacher,
+        epochs=2,
+        validation=toy(20, 1),
+        progress=False,
+    ).history
     assert [entry["epoch"] for entry in history] == [1, 2]
     assert history[0]["loss"] == pytest.approx(history[0]["ce"] + history[0]["kd"])
     assert history[1]["validation_accuracy"] == training.evaluate(network, toy(20, 1))["accuracy"]
 
 
-@pytest.mark.parametrize("method", ["ce", "kd+crd", "vid", "hint"])
-def test_resumed_training_equals_an_uninterrupted_one(method, teacher, tmp_path, monkeypatch):
-    settings = dict(teacher=teacher, epochs=4, augment=data.shift)
+@pytest.mark.parametrize(
+    "method, optimizer",
+    [("ce", "adamw"), ("crd", "adamw"), ("vid", "adamw"), ("hint", "sgd"), ("kd", "muon")],
+)
+def test_resumed_training_equals_an_uninterrupted_one(method, optimizer, teacher, tmp_path):
+    settings = dict(epochs=4, augment=data.shift, optimizer=optimizer)
+    settings |= {} if method == "ce" else {"teacher": teacher}
+    if optimizer == "muon":
+        settings["constructor"] = partial(
+            models.ViT, 8, 2, heads=2, image_size=8, num_classes=CLASSES
+        )
     whole = trained(method, **settings)
-    stop_after, save = [2], training.checkpoints.save
-
-    def save_then_stop(*arguments):
-        save(*arguments)
-        stop_after[0] -= 1
-        if not stop_after[0]:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(training.checkpoints, "save", save_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        trained(method, checkpoint=tmp_path / "c.pt", **settings)
+    half = trained(method, checkpoint=tmp_path / "c.pt", stop_after=2, **settings)
+    assert not torch.equal(weights(half), weights(whole))
     resumed = trained(method, checkpoint=tmp_path / "c.pt", **settings)
     assert torch.equal(weights(resumed), weights(whole))
 
@@ -160,13 +205,14 @@ def test_resumed_training_equals_an_uninterrupted_one(method, teacher, tmp_path,
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
-from test_training import trained, training, weights, torch
-save = training.checkpoints.save
-def save_then_die(path, settings, history, parts):
-    save(path, settings, history, parts)
+from kdlib.engine import checkpoints
+from test_training import trained, weights, torch
+save = checkpoints.Checkpoint.save
+def save_then_die(self, history, parts):
+    save(self, history, parts)
     if sys.argv[3] == "die" and len(history) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-training.checkpoints.save = save_then_die
+checkpoints.Checkpoint.save = save_then_die
 torch.set_num_threads(1)
 torch.save(weights(trained(epochs=4, checkpoint=sys.argv[2])), sys.argv[2] + ".weights")
 """
@@ -175,9 +221,15 @@ torch.save(weights(trained(epochs=4, checkpoint=sys.argv[2])), sys.argv[2] + ".w
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_a_killed_process_loses_nothing(tmp_path):
     def start(name, word):
-        command = [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(tmp_path / name),
-                   word]
-        return subprocess.run(command, capture_output=True, timeout=120).returncode
+        command = [
+            sys.executable,
+            "-c",
+            KILLED,
+            os.path.dirname(__file__),
+            str(tmp_path / name),
+            word,
+        ]
+        return subprocess.run(command, capture_output=True, timeout=120, check=False).returncode
 
     assert start("a", "die") == -signal.SIGKILL
     assert start("a", "live") == 0 and start("b", "live") == 0
@@ -185,205 +237,364 @@ def test_a_killed_process_loses_nothing(tmp_path):
     assert torch.equal(first, second)
 
 
-def test_strange_checkpoints_are_refused(tmp_path):
+def bright(images, stream):
+    return images * 1.1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"lr": 2e-2}, "other lr: choose another file"),
+        ({"lr": np.float32(1e-2)}, "other lr"),
+        ({"augment": bright}, "other augment"),
+        ({"train": toy(seed=3)}, "other train"),
+        ({"student": partial(models.ConvNet, (4, 8), num_classes=CLASSES)}, "other student"),
+        ({"student": partial(models.ConvNet, (4, 4), num_classes=CLASSES)}, "other student"),
+        ({"method": "kd"}, "other .*method"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path, teacher):
     path = tmp_path / "c.pt"
     trained(checkpoint=path)
-    with pytest.raises(ValueError, match="other lr: choose another file"):
-        fit(build(conv, 0), toy(), epochs=2, batch_size=16, lr=2e-2, checkpoint=path)
-    with pytest.raises(ValueError, match="belongs to another network"):
-        fit(models.ConvNet((4, 4), num_classes=CLASSES), toy(), epochs=2, batch_size=16, lr=1e-2,
-            checkpoint=path)
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="damaged .* delete it"):
-        trained(checkpoint=path)
-
-
-@pytest.mark.parametrize("change, message", [
-    ({"epochs": 0}, "epochs must be a whole number"),
-    ({"batch_size": 2.5}, "batch_size must be"),
-    ({"lr": -1.0}, "lr must be a positive"),
-    ({"lr": float("nan")}, "lr must be a positive"),
-    ({"label_smoothing": 1.0}, "label_smoothing must lie"),
-    ({"device": "gpu"}, "device 'gpu' is unknown"),
-    ({"method": "magic"}, "method 'magic' is unknown; known:"),
-    ({"method": "kd"}, "teacher is missing: method 'kd'"),
-    ({"train": Split(toy().images, toy().labels + 3)}, "must lie in 0..3"),
-    ({"train": Split(toy().images, toy().labels.float())}, "must be int64"),
-    ({"train": Split(toy().images * torch.nan, toy().labels)}, "train.images holds NaN"),
-    ({"train": Split(toy().images[:5], toy().labels)}, "train must hold images"),
-    ({"train": Split(toy().images[:0], toy().labels[:0])}, "n >= 1"),
-])
-def test_bad_arguments_are_named(change, message):
-    arguments = {"train": toy(), "epochs": 1, "progress": False} | change
+    options = {"train": toy(), "epochs": 2, "batch_size": 16, "lr": 1e-2} | change
+    options |= {"teacher": teacher} if "method" in change else {}
+    network = build(options.pop("student", conv), 0)
+    before = weights(network)
     with pytest.raises(ValueError, match=message):
-        fit(build(conv, 0), arguments.pop("train"), **arguments)
+        fit(network, options.pop("train"), checkpoint=path, progress=False, **options)
+    assert torch.equal(weights(network), before), "the network was changed by half"
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    trained(checkpoint=path)
+    whole = path.read_bytes()
+    stream = np.random.default_rng(0)
+    for place in [*stream.integers(0, len(whole), 60), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(stream.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged.* delete it"):
+            trained(checkpoint=path)
+    for cut in (0, 100, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="damaged.* delete it"):
+            trained(checkpoint=path)
+
+
+def test_an_unusable_checkpoint_is_found_before_the_work(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "folder", tmp_path / "file" / "c.pt"):
+        network = build(conv, 0)
+        with pytest.raises(OSError, match="choose another place"):
+            fit(network, toy(), checkpoint=path, progress=False)
+        assert torch.equal(weights(network), weights(build(conv, 0)))
+
+
+class Strange(nn.Module):
+    """A network whose output is no tensor of logits."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.inner, self.output = build(mlp, 0), output
+
+    def forward(self, images):
+        return self.output(self.inner(images))
+
+
+frozen = build(conv, 0).requires_grad_(False)
+T = TypeError
+V = ValueError
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"epochs": 0}, V, "epochs must be a whole number"),
+        ({"epochs": "3"}, T, "epochs must be a whole number, got str '3'"),
+        ({"batch_size": 2.5}, T, "batch_size must be a whole number"),
+        ({"lr": -1.0}, V, "lr must be a finite number above 0"),
+        ({"lr": "0.1"}, T, "lr must be a number, got str"),
+        ({"lr": float("nan")}, V, "lr must be a finite number"),
+        ({"weight_decay": -1}, V, "weight_decay must be"),
+        ({"label_smoothing": 1.0}, V, "label_smoothing must be"),
+        ({"ce_weight": -1.0}, V, "ce_weight must be"),
+        ({"clip": 0}, V, "clip must be"),
+        ({"seed": -1}, V, "seed must be"),
+        ({"precision": "fp16"}, V, "precision must be one of None, bf16"),
+        ({"optimizer": "adam"}, V, "optimizer must be one of adamw, sgd, muon"),
+        ({"optimizer": "muon"}, V, "optimizer 'muon' must find matrices"),
+        ({"device": "gpu"}, V, "device"),
+        ({"method": "magic"}, V, "method 'magic' is unknown"),
+        ({"method": 3}, T, "method must be a name"),
+        ({"method": "kd"}, V, "method 'kd': teacher is missing"),
+        ({"teacher": build(conv, 1)}, V, "teacher must be None for method 'ce'"),
+        (
+            {"method": "kd", "teacher": lambda images: images},
+            T,
+            "teacher must be a torch.nn.Module",
+        ),
+        ({"method": "kd+crd", "teacher": build(conv, 1)}, V, "ce_weight must be given"),
+        (
+            {"method": "kd", "alpha": 0, "ce_weight": 0, "teacher": build(conv, 1)},
+            V,
+            "must not both be 0",
+        ),
+        ({"ce_weight": 0}, V, "must not both be 0"),
+        (
+            {"method": "kd", "teacher": models.MLP((4,), in_features=64, num_classes=3)},
+            V,
+            "teacher must give 4 logits",
+        ),
+        ({"student": frozen}, V, "student must have parameters with requires_grad=True"),
+        ({"student": frozen, "method": "hint", "teacher": build(conv, 1)}, V, "requires_grad=True"),
+        ({"student": build(conv, 0).double()}, T, "student must have float32 weights"),
+        ({"student": build(conv, 0).half()}, T, "student must have float32 weights"),
+        ({"student": Strange(lambda z: (z, z))}, T, "must return logits"),
+        ({"method": "kd", "teacher": Strange(lambda z: [z])}, T, "must return logits"),
+        ({"train": Split(toy().images, toy().labels + 3)}, V, "train.labels must lie in 0..3"),
+        ({"train": Split(toy().images, toy().labels.float())}, T, "train.labels must be int64"),
+        (
+            {"train": Split(toy().images * torch.nan, toy().labels)},
+            V,
+            "train.images must be finite",
+        ),
+        (
+            {"train": Split((255 * toy().images).byte(), toy().labels)},
+            T,
+            "train.images must be floating-point",
+        ),
+        ({"train": Split(toy().images[:5], toy().labels)}, V, "must hold the same samples"),
+        ({"train": Split(toy().images[:0], toy().labels[:0])}, V, "at least one sample"),
+        ({"train": data.Dataset(toy(), toy(), toy(), "toy", 4)}, T, "got a Dataset: choose"),
+        ({"train": toy().images}, T, "train must be a Split"),
+        ({"validation": Split(toy().images[:0], toy().labels[:0])}, V, "validation.images"),
+        ({"augment": lambda images, stream: images * torch.nan}, V, "augment must return finite"),
+    ],
+)
+def test_bad_arguments_are_named(change, error, message):
+    arguments = {"train": toy(), "epochs": 1, "progress": False} | change
+    with pytest.raises(error, match=message):
+        fit(arguments.pop("student", build(conv, 0)), arguments.pop("train"), **arguments)
+
+
+def test_a_student_is_not_its_own_teacher():
+    network = build(conv, 0)
+    for teacher in (network, nn.Sequential(network)):
+        with pytest.raises(ValueError, match="teacher must be another network"):
+            fit(network, toy(), method="kd", teacher=teacher, progress=False)
+
+
+def test_an_empty_split_is_never_scored():
+    with pytest.raises(ValueError, match="split.images"):
+        training.evaluate(build(conv, 0), Split(toy().images[:0], toy().labels[:0]))
+
+
+def test_a_plain_tuple_serves_as_a_split():
+    network = build(conv, 0)
+    fit(network, tuple(toy()), epochs=2, seed=0, batch_size=16, lr=1e-2, progress=False)
+    assert torch.equal(weights(network), weights(trained()))
 
 
 def test_unknown_options_and_stages_list_the_known(teacher):
-    with pytest.raises(TypeError, match="no option 'temprature'; it has .*temperature"):
+    with pytest.raises(TypeError, match="no option 'temprature': its options are temperature"):
         trained("kd", teacher=teacher, temprature=2.0)
-    with pytest.raises(ValueError, match="layer9.*blocks.0"):
+    with pytest.raises(ValueError, match=r"layer9.*blocks.0"):
         trained("hint", teacher=teacher, stage="layer9")
 
 
-def test_a_diverging_training_says_what_to_lower(teacher):
-    with pytest.raises(FloatingPointError, match="'logits' became nan in epoch 1: lower lr"):
-        trained("hint", teacher=teacher, stage=-2, lr=1e30)
-    with pytest.raises(FloatingPointError, match="'hint' became inf in epoch 1: lower lr"):
+def test_a_diverging_training_names_term_and_step_and_keeps_the_last_good_state(teacher):
+    network = build(conv, 0)
+
+    def growing(progress):
+        return 1.0 if progress < 0.5 else 1e30
+
+    with pytest.raises(FloatingPointError, match=r"became .* in epoch 2, step [234]: lower lr"):
+        fit(
+            network,
+            toy(),
+            method="hint",
+            teacher=teacher,
+            epochs=2,
+            batch_size=16,
+            lr=1e-2,
+            schedule=growing,
+            seed=0,
+            progress=False,
+        )
+    good = build(conv, 0)
+    fit(
+        good,
+        toy(),
+        method="hint",
+        teacher=teacher,
+        epochs=2,
+        batch_size=16,
+        lr=1e-2,
+        seed=0,
+        schedule=growing,
+        stop_after=1,
+        progress=False,
+    )
+    assert torch.equal(weights(network), weights(good))
+    with pytest.raises(FloatingPointError, match="term 'hint' became inf in epoch 1, step 1"):
         trained("hint", teacher=teacher, stage=-2, weight=1e39, lr=1e-30)
+
+
+def test_modes_are_left_as_they_were(teacher):
+    teacher.train()
+    trained("kd", teacher=teacher)
+    assert teacher.training
+    network = build(conv, 0)
+
+    def interrupted(images, stream):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, toy(), method="kd", teacher=teacher, augment=interrupted, progress=False)
+    assert teacher.training and not network.training
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_fit_trains_where_gradients_are_off(mode):
+    with mode():
+        network = trained()
+    assert torch.equal(weights(network), weights(trained()))
+
+
+def test_randomness_of_numpy_and_python_repeats_too():
+    import random
+
+    def scaled(images, stream):
+        return images * (0.9 + 0.2 * np.random.rand() * random.random())
+
+    np.random.seed(1)
+    first = trained(augment=scaled)
+    np.random.seed(2)
+    state = np.random.get_state()[1].copy()
+    assert torch.equal(weights(first), weights(trained(augment=scaled)))
+    assert (np.random.get_state()[1] == state).all()
+
+
+@pytest.mark.parametrize("method", ["kd", "rkd", "hint"])
+def test_bf16_runs_the_networks_and_keeps_the_losses_in_float32(method, teacher, monkeypatch):
+    seen = []
+    create = training.create
+
+    def watched(*args, **kwargs):
+        distiller = create(*args, **kwargs)
+        distiller.register_forward_pre_hook(lambda module, batch: seen.append(batch[0]))
+        return distiller
+
+    monkeypatch.setattr(training, "create", watched)
+    half = trained(method, teacher=teacher, precision="bf16", augment=bright)
+    whole = trained(method, teacher=teacher, augment=bright)
+    assert not torch.equal(weights(half), weights(whole))
+    torch.testing.assert_close(weights(half), weights(whole), atol=0.1, rtol=0.1)
+    for batch in seen:
+        assert batch.student.logits.dtype == batch.teacher.logits.dtype == torch.float32
+        assert all(f.dtype == torch.float32 for f in batch.student.features.values())
+
+
+def test_optimizers_and_schedules_by_name_and_as_functions():
+    vit = partial(models.ViT, 8, 2, heads=2, image_size=8, num_classes=CLASSES)
+    found = {
+        name: weights(trained(constructor=vit, optimizer=name)) for name in ("adamw", "sgd", "muon")
+    }
+    own = weights(
+        trained(
+            constructor=vit,
+            optimizer=lambda named, lr, weight_decay: torch.optim.AdamW(
+                [p for _, p in named], lr, fused=True, weight_decay=weight_decay
+            ),
+        )
+    )
+    assert torch.equal(own, found["adamw"])
+    assert not torch.equal(found["sgd"], found["adamw"])
+    assert not torch.equal(found["muon"], found["adamw"])
+    stepped = weights(trained(constructor=vit, schedule=loop.published_steps))
+    assert not torch.equal(stepped, found["adamw"])
+
+
+def test_convolutions_train_channels_last_unless_told_otherwise():
+    network = trained()
+    assert network.memory_format == torch.channels_last
+    assert build(conv, 0).blocks[1][0].weight.is_contiguous()
+    assert network.blocks[1][0].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = trained(memory_format=torch.contiguous_format)
+    assert plain.blocks[1][0].weight.is_contiguous()
+    torch.testing.assert_close(weights(plain), weights(network), atol=1e-3, rtol=1e-3)
+
+
+def test_small_networks_use_one_thread_and_the_count_is_restored(monkeypatch):
+    counts = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trained(augment=lambda images, stream: counts.append(torch.get_num_threads()) or images)
+        monkeypatch.setattr(placement, "SMALL", 0)
+        trained(augment=lambda images, stream: counts.append(torch.get_num_threads()) or images)
+        assert torch.get_num_threads() == 2 and {*counts[:8]} == {1} and {*counts[8:]} == {2}
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_any_network_works_once_its_stages_are_named(teacher):
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, CLASSES))
-    network.stages = ("1",)
     fit(network, toy(), method="kd", teacher=teacher, epochs=1, progress=False)
-    fit(network, toy(), method="rkd", teacher=teacher, epochs=1, progress=False, stage="1",
-        teacher_stage=-1)
+    with pytest.raises(ValueError, match="student names no stages"):
+        fit(network, toy(), method="rkd", teacher=teacher, progress=False)
+    network.stages = ("1",)
+    fit(
+        network,
+        toy(),
+        method="rkd",
+        teacher=teacher,
+        epochs=1,
+        progress=False,
+        stage="1",
+        teacher_stage=-1,
+    )
 
 
-METHODS = {"CE": {}, "CE again": {}, "KD": {"method": "kd"}}
+def test_a_compiled_network_trains_with_methods_on_logits(teacher):
+    network = torch.compile(build(mlp, 0), backend="eager")
+    fit(
+        network,
+        toy(),
+        method="kd",
+        teacher=teacher,
+        epochs=2,
+        seed=0,
+        batch_size=16,
+        lr=1e-2,
+        progress=False,
+    )
+    plain = trained("kd", teacher=teacher, constructor=mlp)
+    torch.testing.assert_close(weights(network), weights(plain), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="not a compiled one"):
+        fit(network, toy(), method="rkd", teacher=teacher, progress=False)
 
 
-def test_comparison_is_paired(teacher):
-    runs = compare(METHODS, student=conv, train=toy(), evaluate_on=toy(40, 1), seeds=[3, 4],
-                   teacher=teacher, epochs=2, batch_size=16, workers=1, keep=True, progress=False,
-                   metrics=lambda student, master: {"agreement": 100 * (
-                       training.predict(student, toy(40, 1).images).argmax(1)
-                       == training.predict(master, toy(40, 1).images).argmax(1)
-                   ).double().mean().item()})
-    assert [(r.method, r.seed) for r in runs] == [(m, s) for m in METHODS for s in (3, 4)]
-    by = {(r.method, r.seed): r for r in runs}
-    for seed in (3, 4):
-        assert torch.equal(weights(by["CE", seed].student), weights(by["CE again", seed].student))
-    assert not torch.equal(weights(by["CE", 3].student), weights(by["CE", 4].student))
-    run = by["KD", 3]
-    assert run.metrics["accuracy"] == training.evaluate(run.student, toy(40, 1))["accuracy"]
-    assert 0 <= run.metrics["agreement"] <= 100 and run.metrics["extra_bytes"] == 64 * CLASSES * 4
-    assert run.config["method"] == "kd" and run.config["teacher"].startswith("ConvNet:")
-    assert run.code and run.data and run.versions["torch"] == torch.__version__
+def test_relabelled_images_carry_the_teachers_answers(teacher):
+    found = training.relabel(toy(), teacher)
+    assert torch.equal(found.images, toy().images)
+    assert torch.equal(found.labels, training.predict(teacher, toy().images).argmax(1))
 
 
-def test_workers_give_the_same_bits_as_one_process(teacher):
-    settings = dict(student=conv, train=toy(), evaluate_on=toy(40, 1), seeds=[0, 1],
-                    teacher={0: teacher, 1: teacher}, epochs=2, keep=True, progress=False)
-    alone = compare(METHODS, workers=1, **settings)
-    spread = compare(METHODS, workers=2, **settings)
-    for ours, theirs in zip(alone, spread):
-        assert torch.equal(weights(ours.student), weights(theirs.student))
+def test_a_constructor_must_return_a_network():
+    with pytest.raises(TypeError, match="constructor must return a network"):
+        build(lambda: None, 0)
 
 
-def test_a_method_of_a_notebook_reaches_the_workers(teacher):
-    try:
-        @distillers.register("toy")
-        class Toy(distillers.Distiller):
-            def loss(self, batch):
-                return (batch.student.logits - batch.teacher.logits).abs().mean()
-
-        runs = compare({"Toy": {"method": "toy"}}, student=conv, train=toy(), evaluate_on=toy(),
-                       seeds=[0, 1], teacher=teacher, epochs=1, workers=2, progress=False)
-        assert ["toy" in run.history[0] for run in runs] == [True, True]
-    finally:
-        del distillers.METHODS["toy"]
-
-
-def deadly():
-    if torch.initial_seed() == 1:  # the seed whose network is being built
-        os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-    return conv()
-
-
-def raising():
-    if torch.initial_seed() == 1:
-        raise ValueError("no network today")
-    return conv()
-
-
-@pytest.mark.parametrize("constructor, error", [
-    (raising, "CE, seed 1: ValueError: no network today"),
-    (deadly, "CE, seed 1: the worker process died")])
-def test_a_failing_worker_costs_only_its_own_run(constructor, error, tmp_path):
-    with pytest.warns(RuntimeWarning, match=f"1 of 4 runs of trial failed:\n  {error}"):
-        runs = compare({"CE": {"student": constructor}, "Other": {}}, student=conv, train=toy(),
-                       evaluate_on=toy(), seeds=[0, 1], epochs=1, workers=2, folder=tmp_path,
-                       experiment="trial", progress=False)
-    assert [(r.method, r.seed) for r in runs] == [("CE", 0), ("Other", 0), ("Other", 1)]
-    assert len(list((tmp_path / "trial").glob("*.json"))) == 3
-
-
-def test_finished_runs_are_taken_from_their_records(tmp_path, monkeypatch):
-    settings = dict(student=conv, train=toy(), evaluate_on=toy(), seeds=[0, 1], epochs=1,
-                    workers=1, folder=tmp_path, progress=False)
-    first = compare({"CE": {}}, **settings)
-    trained_now = []
-    original = training._train_one
-    monkeypatch.setattr(training, "_train_one",
-                        lambda *a: trained_now.append(a[0]) or original(*a))
-    again = compare({"CE": {}, "Smooth": {"label_smoothing": 0.1}}, resume=True, **settings)
-    assert [task.method for task in trained_now] == ["Smooth", "Smooth"]
-    assert again[:2] == first
-    compare({"CE": {}}, resume=True, **settings | {"epochs": 2})
-    assert len(trained_now) == 4  # other settings are other runs
-
-
-def test_parallel_keeps_order_and_survives():
-    def square(x):
-        if x == 2:
-            raise ValueError("two")
-        return x * x
-
-    for workers in (1, 2):
-        with pytest.warns(RuntimeWarning, match="1 of 3 runs failed:\n  2: ValueError: two"):
-            results = parallel.run(square, [3, 2, 1], workers=workers, progress=False)
-        assert results[0] == 9 and results[2] == 1
-        assert results[1].item == 2 and "ValueError: two" in results[1].error
-    with pytest.raises(RuntimeError, match="all 1 runs failed.*\n.*two"):
-        parallel.run(square, [2], progress=False)
-    with pytest.raises(ValueError, match="workers"):
-        parallel.run(square, [1], workers=0)
-    assert parallel.run(square, [], progress=False) == []
-
-
-def test_workers_use_one_thread():
-    assert parallel.run(lambda _: torch.get_num_threads(), [0, 1], workers=2,
-                        progress=False) == [1, 1]
-    before = torch.get_num_threads()
-    assert parallel.run(lambda _: torch.get_num_threads(), [0], workers=1, progress=False) == [1]
-    assert torch.get_num_threads() == before
-
-
-DISTRIBUTED = """
-import sys
-sys.path.insert(0, sys.argv[1])
-from test_training import build, conv, fit, mlp, toy, torch, training, weights
-torch.set_num_threads(1)
-teacher = build(mlp, 9)
-student = build(mlp, 0)
-fit(student, toy(), method="kd", teacher=teacher, epochs=2, batch_size=16, progress=False)
-if training.processes.join()[0] == 0:
-    torch.save(weights(student), sys.argv[2])
-torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="gloo on Windows needs its own set-up")
-def test_two_processes_train_as_one(tmp_path):
-    (tmp_path / "script.py").write_text(DISTRIBUTED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc-per-node=2", str(tmp_path / "script.py"), os.path.dirname(__file__),
-               str(tmp_path / "weights")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    alone = build(mlp, 0)
-    fit(alone, toy(), method="kd", teacher=build(mlp, 9), epochs=2, batch_size=16, progress=False)
-    torch.testing.assert_close(torch.load(tmp_path / "weights", weights_only=True),
-                               weights(alone), atol=1e-5, rtol=1e-4)
-
-
-def test_compare_needs_something_to_do():
-    with pytest.raises(ValueError, match="must not be empty"):
-        compare({}, student=conv, train=toy(), evaluate_on=toy(), seeds=[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ValueError, match="no network for seed 1"):
-            compare({"KD": {"method": "kd"}}, student=conv, train=toy(), evaluate_on=toy(),
-                    seeds=[1], teacher={0: conv()})
+def test_every_argument_of_fit_is_described():
+    text = inspect.getdoc(fit)
+    missing = [
+        name
+        for name in inspect.signature(fit).parameters
+        if f"    {name}:" not in text
+        and name not in ("weight_decay", "epochs", "batch_size", "schedule")
+    ]
+    assert not missing
+    assert distillers.METHODS

@@ -1,23 +1,82 @@
-"""Run notebooks in the terminal: progress, time left, and at the end the table of their claims."""
+"""Run notebooks in the terminal: progress, time left, and what they say about claims and exercises.
+
+A notebook is a program: what it displays is what it says, and the lists at the end repeat it.
+"""
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
-import re
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kdlib import notebooks
-from kdlib.evidence import NEAR
-from kdlib.notebooks import Verdict
+from kdlib.engine import environment, files, kernels, notebooks
+from kdlib.engine.notebooks import Checked, Verdict
 
-SEED_OFFSET = "KDLIB_SEED_OFFSET"   # read by `evidence.seeds`, in the kernel and its workers
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
+HELP = "execute notebooks in the terminal, list their claims and exercises"
+SEED_OFFSET = "KDLIB_SEED_OFFSET"  # read by `evidence.seeds`, in the kernel and its workers
+NEAR = " (≈ close)"  # behind a verdict that another processor could turn
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    parser.add_argument(
+        "notebooks",
+        nargs="*",
+        metavar="NOTEBOOK",
+        help="number, name or path; default: all in notebooks/",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="interrupt every cell that takes longer; default: no limit",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--save",
+        action="store_true",
+        help="store the outputs in the notebooks; those of a notebook that failed go beside it",
+    )
+    how.add_argument(
+        "--seed-offset",
+        type=_whole,
+        metavar="N",
+        help="use another block of seeds, list every verdict that changed",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Run the chosen notebooks: 0 if every cell ran, and was stored where it was to be."""
+    os.environ.update(environment.quiet_environment())
+    outcomes = run(
+        notebooks.find(arguments.notebooks),
+        save=arguments.save,
+        seed_offset=arguments.seed_offset,
+        timeout=arguments.timeout,
+    )
+    return 1 if any(outcome.failures or outcome.unsaved for outcome in outcomes) else 0
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be a whole number of 0 or more, got {text!r}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
 
 
 class Outcome(NamedTuple):
@@ -25,20 +84,27 @@ class Outcome(NamedTuple):
 
     path: Path
     claims: list[Verdict]
-    changed: list[str]    # lines of `notebooks.changes`, against the stored outputs
-    error: str | None     # None if every cell ran
+    checks: list[Checked]
+    changed: list[str]  # lines of `notebooks.changes`, against the stored outputs
+    failures: list[str]  # each names a cell or the kernel, and what went wrong
     seconds: float
+    unsaved: str = ""  # why the outputs are not in the notebook, and where they are
 
 
 class Progress:
     """One bar for all notebooks, in seconds of the reference machine; it moves inside cells too."""
 
-    def __init__(self, total: float):
+    def __init__(self, total: float) -> None:
         from tqdm import tqdm
 
-        self.bar = tqdm(total=total, disable=None, leave=False, smoothing=0, file=sys.stderr,
-                        bar_format="{desc} |{bar}| {percentage:3.0f} %, {elapsed} gone, "
-                                   "{remaining} left")
+        self.bar = tqdm(
+            total=total,
+            disable=None,
+            leave=False,
+            smoothing=0,
+            file=sys.stderr,
+            bar_format="{desc} |{bar}| {percentage:3.0f} %, {elapsed} gone, {remaining} left",
+        )
         self.at(0.0)
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._tick, daemon=True)
@@ -60,75 +126,43 @@ class Progress:
         self.bar.close()
 
 
-def execute(notebook, folder: Path, *, seed_offset: int | None = None,
-            on_cell: Callable = lambda cell: None) -> dict[str, float]:
-    """Run a notebook's code cells in order, in place, in a kernel of this very interpreter.
-
-    Args:
-        notebook: an nbformat node; its outputs are replaced as the cells run.
-        folder: working directory of the kernel.
-        seed_offset: given to the kernel as `$KDLIB_SEED_OFFSET`.
-        on_cell: called with each code cell before it runs.
-
-    Returns:
-        Seconds that each code cell took, by cell id.
-
-    Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; the later ones did not run.
-        nbclient.exceptions.DeadKernelError: the kernel died, for example for lack of memory.
-    """
-    from ipykernel.kernelspec import get_kernel_dict
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpec
-    from nbclient import NotebookClient
-
-    class ThisInterpreter(AsyncKernelManager):
-        """An installed kernel named "python3" may belong to another environment."""
-
-        @property
-        def kernel_spec(self):
-            return KernelSpec(**get_kernel_dict())
-
-    client = NotebookClient(notebook, kernel_manager_class=ThisInterpreter, timeout=None,
-                            record_timing=False, coalesce_streams=True,
-                            resources={"metadata": {"path": str(folder)}})
-    environment = dict(os.environ)
-    if seed_offset is not None:
-        environment[SEED_OFFSET] = str(seed_offset)
-    seconds = {}
-    # What the kernel's process itself writes to stderr is about its sockets; cells are captured.
-    with client.setup_kernel(env=environment, stderr=subprocess.DEVNULL):
-        for index, cell in enumerate(notebook.cells):
-            if cell.cell_type == "code":
-                on_cell(cell)
-                start = time.perf_counter()
-                client.execute_cell(cell, index)
-                seconds[cell.id] = time.perf_counter() - start
-    return seconds
-
-
-def run(paths: Sequence[Path], *, save: bool = False, seed_offset: int | None = None,
-        ) -> list[Outcome]:
-    """Execute notebooks one after another and print what they claim; a failure stops only its own.
+def run(
+    paths: Sequence[Path],
+    *,
+    save: bool = False,
+    seed_offset: int | None = None,
+    timeout: float | None = None,
+) -> list[Outcome]:
+    """Execute notebooks one after another and print what they say; a failure stops only its own.
 
     Args:
         paths: notebooks, as `notebooks.find` returns them.
-        save: write the outputs back into the notebooks that ran to the end.
+        save: write the outputs back. A notebook that failed, or that was edited meanwhile, is left
+            alone: its outputs go to `notebooks.beside`.
         seed_offset: shifts every block of seeds; verdicts that changed are printed.
+        timeout: seconds that a cell gets; None sets no limit.
 
     Raises:
         ValueError: `save` with shifted seeds, or a file that is no notebook.
-        KeyboardInterrupt: after printing what the finished notebooks claim.
+        OSError: a notebook cannot be read, or with `save` not be written; found before any runs.
+        KeyboardInterrupt: after printing what the finished notebooks say.
     """
-    shifted = seed_offset if seed_offset is not None else int(os.environ.get(SEED_OFFSET) or 0)
+    shifted = seed_offset if seed_offset is not None else _shift()
     if save and shifted:
-        raise ValueError("--save stores the outputs of the default seeds: drop --seed-offset "
-                         f"and unset {SEED_OFFSET}")
-    opened = {path: notebooks.read(path) for path in paths}
+        raise ValueError(
+            "--save stores the outputs of the default seeds: drop --seed-offset "
+            f"and unset {SEED_OFFSET}"
+        )
+    paths = list(dict.fromkeys(paths))
+    contents = {path: path.read_bytes() for path in paths}
+    opened = {path: notebooks.parse(content, path) for path, content in contents.items()}
     speed = 1.0
-    if save:    # stored times are in seconds of the reference machine
-        from kdlib.doctor import machine_speed
-        speed = machine_speed()
+    if save:
+        for path in paths:
+            _require_writable(path)
+        from kdlib.commands.doctor import machine_speed
+
+        speed = machine_speed()  # stored times are in seconds of the reference machine
 
     outcomes: list[Outcome] = []
     total = sum(sum(notebooks.cell_weights(notebook).values()) for notebook in opened.values())
@@ -136,21 +170,24 @@ def run(paths: Sequence[Path], *, save: bool = False, seed_offset: int | None = 
     try:
         for path, notebook in opened.items():
             progress.bar.set_description_str(path.stem)
-            outcome, cells = _run_one(path, notebook, seed_offset, progress, done)
-            done += sum(notebooks.cell_weights(notebook).values())
+            weight = sum(notebooks.cell_weights(notebook).values())
+            outcome, cells = _run_one(path, notebook, seed_offset, timeout, progress, done)
+            done += weight
             progress.at(done)
-            if save and outcome.error is None:
-                notebooks.store_seconds(notebook, {name: value * speed for name, value
-                                                   in cells.items()}, outcome.seconds * speed)
-                notebooks.save(notebook, path)
+            if save:
+                if not outcome.failures:
+                    cells = {name: value * speed for name, value in cells.items()}
+                    notebooks.store_seconds(notebook, cells, outcome.seconds * speed)
+                outcome = outcome._replace(unsaved=_store(notebook, contents[path], outcome))
             outcomes.append(outcome)
             progress.bar.clear()
-            print(f"{path.name}: {'FAILED' if outcome.error else 'ran'} in {outcome.seconds:.0f} s")
-            if outcome.error:
-                print(outcome.error)
-            elif save:
+            word = "FAILED" if outcome.failures else "ran"
+            print(f"{path.name}: {word} in {outcome.seconds:.0f} s")
+            for line in filter(None, [*outcome.failures, outcome.unsaved]):
+                print(line)
+            if save:
                 for claim in outcome.claims:
-                    if claim.verdict.endswith(NEAR):
+                    if claim.near:
                         print(f"  another processor could turn it, pass close=True: {claim.text}")
             sys.stdout.flush()
     finally:
@@ -161,58 +198,100 @@ def run(paths: Sequence[Path], *, save: bool = False, seed_offset: int | None = 
     return outcomes
 
 
-def _run_one(path: Path, notebook, seed_offset: int | None, progress: Progress, done: float,
-             ) -> tuple[Outcome, dict[str, float]]:
-    """Execute one notebook: its outcome, and the seconds of its cells (empty if it failed)."""
-    from nbclient.exceptions import CellExecutionError, DeadKernelError
-
-    weights, stored, latest = notebooks.cell_weights(notebook), notebooks.claims(notebook), []
-
-    def on_cell(cell) -> None:
-        behind = done + sum(weights[one.id] for one in latest)
-        progress.at(behind, weights[cell.id])
-        latest.append(cell)
-
-    error, cells, start = None, {}, time.perf_counter()
+def _shift() -> int:
+    """The offset that the environment asks for."""
     try:
-        cells = execute(notebook, path.parent, seed_offset=seed_offset, on_cell=on_cell)
-    except (CellExecutionError, DeadKernelError) as failure:
-        error = _explain(failure, latest[-1])
-    found = notebooks.claims(notebook)
-    return Outcome(path, found, notebooks.changes(stored, found), error,
-                   time.perf_counter() - start), cells
+        return _whole(os.environ.get(SEED_OFFSET) or "0")
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(f"{SEED_OFFSET} {error}") from None
 
 
-def _explain(error: Exception, cell) -> str:
-    """The failing cell and the last lines of its error, short enough to read in a terminal."""
-    traces = [output.traceback for output in cell.outputs if output.output_type == "error"]
-    if traces:
-        reason = ANSI.sub("", "\n".join(traces[-1])).splitlines()[-12:]
-    else:
-        reason = [f"{type(error).__name__}: {error} (out of memory? close other programs)"]
-    return "\n".join(["this cell failed:", *("    " + line for line in cell.source.splitlines()),
-                      "with:", *("    " + line for line in reason)])
+def _require_writable(path: Path) -> None:
+    files.probe(path)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(13, "is read-only: nothing was run. Make it writable", str(path))
+
+
+def _store(notebook: Any, content: bytes, outcome: Outcome) -> str:
+    """Save the outputs; "" if they went into the notebook, else what to tell its author."""
+    path = outcome.path
+    try:
+        if outcome.failures:
+            where = notebooks.save(notebook, notebooks.beside(path))
+            return f"{path.name} is as it was, its outputs are in {where.name}"
+        where = notebooks.save(notebook, path, over=content)
+    except OSError as error:
+        return f"{path.name} is as it was, its outputs are lost: {error}"
+    if where == path:
+        return ""
+    return f"{path.name} was edited while it ran and is left alone, its outputs are in {where.name}"
+
+
+def _run_one(
+    path: Path,
+    notebook: Any,
+    seed_offset: int | None,
+    timeout: float | None,
+    progress: Progress,
+    done: float,
+) -> tuple[Outcome, dict[str, float]]:
+    """Execute one notebook: its outcome, and the seconds of its cells."""
+    weights, stored = notebooks.cell_weights(notebook), notebooks.claims(notebook)
+    behind = done
+
+    def on_cell(cell: Any) -> None:
+        nonlocal behind
+        progress.at(behind, weights[cell.id])
+        behind += weights[cell.id]
+
+    start = time.perf_counter()
+    extra = {} if seed_offset is None else {SEED_OFFSET: str(seed_offset)}
+    execution = kernels.execute(
+        notebook, path.parent, timeout=timeout, environment=extra, on_cell=on_cell
+    )
+    heard = execution.own_kit  # what another kit says is not repeated
+    claims = notebooks.claims(notebook) if heard else []
+    checks = notebooks.checks(notebook) if heard else []
+    failures = [str(failure) for failure in execution.failures]
+    changed = notebooks.changes(stored, claims)
+    seconds = time.perf_counter() - start
+    return Outcome(path, claims, checks, changed, failures, seconds), execution.seconds
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """The table of claims: two lines each, so that it fits a narrow terminal."""
-    lines = ["", "Claims"]
+    """What the notebooks say: the lines of `check`, and two lines a claim for narrow terminals."""
+    lines = ["", "Exercises"]
     for outcome in outcomes:
-        lines.append(outcome.path.stem + (" (failed)" if outcome.error else ""))
-        width = max((len(claim.verdict) for claim in outcome.claims), default=0)
-        for claim in outcome.claims:
-            lines.append(f"  {claim.verdict:{width}}  {claim.text}")
+        lines.append(outcome.path.stem + (" (failed)" if outcome.failures else ""))
+        lines.extend(f"  {one.line}" for one in outcome.checks)
+        if not outcome.checks:
+            lines.append("  none")
+    lines += ["", "Claims"]
+    for outcome in outcomes:
+        lines.append(outcome.path.stem + (" (failed)" if outcome.failures else ""))
+        words = [claim.verdict + (NEAR if claim.near else "") for claim in outcome.claims]
+        width = max(map(len, words), default=0)
+        for word, claim in zip(words, outcome.claims):
+            lines.append(f"  {word:{width}}  {claim.text}")
             lines.append(f"  {'':{width}}  {claim.numbers}")
         if not outcome.claims:
-            lines.append("  no claims")
-    failed = sum(outcome.error is not None for outcome in outcomes)
+            lines.append("  none")
+    failed = sum(bool(outcome.failures) for outcome in outcomes)
+    solved = sum(one.state == "correct" for outcome in outcomes for one in outcome.checks)
+    asked = sum(len(outcome.checks) for outcome in outcomes)
     count = sum(len(outcome.claims) for outcome in outcomes)
-    return "\n".join([*lines, f"notebooks: {len(outcomes)}, failed: {failed}, claims: {count}"])
+    return "\n".join(
+        [
+            *lines,
+            f"notebooks: {len(outcomes)}, failed: {failed}, checks: {asked}, correct: {solved}, "
+            f"claims: {count}",
+        ]
+    )
 
 
 def change_report(outcomes: Sequence[Outcome], offset: int) -> str:
     """Every verdict that differs from the stored outputs of its notebook."""
-    changed = [f"  {outcome.path.stem}: {line}" for outcome in outcomes
-               for line in outcome.changed]
-    return "\n".join(["", f"Verdicts that changed with seeds shifted by {offset}:",
-                      *(changed or ["  none"])])
+    changed = [f"  {outcome.path.stem}: {line}" for outcome in outcomes for line in outcome.changed]
+    return "\n".join(
+        ["", f"Verdicts that changed with seeds shifted by {offset}:", *(changed or ["  none"])]
+    )

@@ -1,4 +1,4 @@
-"""The memory bank of contrastive distillation: the last embedding of every training sample."""
+"""Contrastive distillation (CRD), and its memory: the last embedding of every training sample."""
 
 from __future__ import annotations
 
@@ -8,7 +8,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import losses
+from kdlib import inputs, losses
+from kdlib.distillers.base import (
+    Batch,
+    Distiller,
+    Pairs,
+    Setup,
+    Stages,
+    as_vector,
+    register,
+    vector_size,
+)
+
+
+@register("crd")
+def crd(
+    setup: Setup,
+    *,
+    bank: bool = True,
+    num_negatives: int | None = None,
+    temperature: float | None = None,
+    momentum: float = 0.5,
+    dim: int | None = None,
+    stage: Stages = -1,
+    teacher_stage: Stages = None,
+    weight: float | None = None,
+) -> Distiller:
+    """Contrastive distillation of the embedding: both sides projected to `dim`, of unit length.
+
+    With `bank`, the paper's form: a memory of all training samples, negatives from other classes.
+    Published: 16384 negatives (the default; all where there are fewer), T 0.07, momentum 0.5, dim
+    128, weight 0.8; on small networks try 0.1 too. Without, the negatives are the rest of the
+    batch (`losses.info_nce`), and the defaults are T 0.1, dim 64, weight 1. Positives are by
+    image.
+    """
+    if not bank and (num_negatives is not None or momentum != 0.5):
+        raise ValueError(
+            "num_negatives and momentum belong to the bank: leave them out, or set bank=True"
+        )
+    temperature = (0.07 if bank else 0.1) if temperature is None else temperature
+    dim = (128 if bank else 64) if dim is None else dim
+    weight = (0.8 if bank else 1.0) if weight is None else weight
+    inputs.number("temperature", temperature, above=0)
+    inputs.whole("dim", dim)
+    pairs = Pairs(setup, stage, teacher_stage, several=False)
+    contrast = Contrast(pairs, dim, temperature)
+    if bank:
+        contrast.bank = Bank(
+            setup.labels,
+            dim,
+            temperature=temperature,
+            momentum=momentum,
+            num_negatives=16384 if num_negatives is None else num_negatives,
+        )
+    return Distiller(contrast, weight=weight, pairs=pairs)
+
+
+class Contrast(nn.Module):
+    """The two projections; negatives come from the bank, or from the batch where there is none."""
+
+    bank: Bank | None
+
+    def __init__(self, pairs: Pairs, dim: int, temperature: float):
+        super().__init__()
+        self.pairs, self.temperature, self.bank = pairs, temperature, None
+        ((student, teacher),) = pairs.shapes
+        self.student_head = nn.Linear(vector_size(student), dim)
+        self.teacher_head = nn.Linear(vector_size(teacher), dim)
+
+    def forward(self, batch: Batch) -> Tensor:
+        ((s, t),) = self.pairs(batch)
+        s, t = self.student_head(as_vector(s)), self.teacher_head(as_vector(t))
+        if self.bank is None:
+            return losses.info_nce(s, t, self.temperature)
+        return self.bank(F.normalize(s), F.normalize(t), batch.index)
 
 
 class Bank(nn.Module):
@@ -30,43 +103,60 @@ class Bank(nn.Module):
         momentum: share of the old embedding that stays, in [0, 1).
     """
 
-    def __init__(self, labels: Tensor, dim: int, *, num_negatives: int | None = 16384,
-                 temperature: float = 0.07, momentum: float = 0.5):
+    # In the state: the memories, and log Z of the student's and the teacher's scores (NaN: not
+    # measured yet). Ordered by class, the samples of other classes are all but one block.
+    student: Tensor
+    teacher: Tensor
+    log_z: Tensor
+    labels: Tensor
+    by_class: Tensor
+    size: Tensor
+    start: Tensor
+
+    def __init__(
+        self,
+        labels: Tensor,
+        dim: int,
+        *,
+        num_negatives: int | None = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+    ):
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature is {temperature}; it must be a positive number")
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum}; it must be at least 0 and below 1")
-        if num_negatives is not None and num_negatives < 1:
-            raise ValueError(f"num_negatives is {num_negatives}; it must be at least 1, or None")
+        inputs.number("temperature", temperature, above=0)
+        inputs.number("momentum", momentum, low=0, below=1)
+        if num_negatives is not None:
+            inputs.whole("num_negatives", num_negatives)
         size = labels.bincount()
         if size.max() == len(labels):
-            raise ValueError("labels are of one class; negatives are taken from other classes")
+            raise ValueError(
+                "labels must be of two classes or more: negatives are of other classes"
+            )
         n = len(labels)
         self.num_negatives = None if num_negatives is None or num_negatives >= n else num_negatives
         self.temperature, self.momentum = temperature, momentum
         self.register_buffer("student", F.normalize(torch.randn(n, dim)))
         self.register_buffer("teacher", F.normalize(torch.randn(n, dim)))
-        self.register_buffer("log_z", torch.full((2,), math.nan))  # student's, teacher's scores
-        # Ordered by class, the samples of other classes are all but one block.
+        self.register_buffer("log_z", torch.full((2,), math.nan))
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
         self.register_buffer("size", size, persistent=False)
         self.register_buffer("start", size.cumsum(0) - size, persistent=False)
 
-    def forward(self, student: Tensor, teacher: Tensor, index: Tensor,
-                negatives: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teacher: Tensor, index: Tensor, negatives: Tensor | None = None
+    ) -> Tensor:
         """`losses.nce` in both directions; in training mode the memory moves.
 
         student, teacher: unit embeddings [B, dim]. index: int64 [B], which samples they are.
         negatives: int64 [B, K], sample numbers; None draws them from torch's random stream.
         """
-        mask = None
+        mask: Tensor | None = None
         if negatives is None and self.num_negatives is None:
-            mask = self.labels[index][:, None] != self.labels
+            mask = torch.ne(self.labels[index][:, None], self.labels)
         elif negatives is None:
             negatives = self.draw(index)
-        total = 0.0
+        total = student.new_zeros(())
         pairs = ((student, self.teacher), (teacher, self.student))
         for way, (embedding, memory) in enumerate(pairs):
             scores = embedding @ memory.T / self.temperature  # [B, n]
@@ -85,7 +175,7 @@ class Bank(nn.Module):
         """Negatives [B, K] for the samples at `index`, uniform over those of other classes."""
         label = self.labels[index][:, None]
         size, start = self.size[label], self.start[label]
-        uniform = torch.rand(len(index), self.num_negatives, device=index.device)
+        uniform = torch.rand(len(index), self.num_negatives or 0, device=index.device)
         place = (uniform * (len(self.labels) - size)).long()
         return self.by_class[place + size * (place >= start)]
 

@@ -1,52 +1,109 @@
-"""Checkpoints of a training: written atomically after each epoch, read without unpickling."""
+"""Checkpoints of a training: one file, written atomically, checked by its sum, never unpickled."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
 
-from kdlib.records import write_atomically
+from kdlib.engine.files import probe, write_atomically
 
 History = list[dict[str, float]]
+MAGIC = b"kdlib checkpoint 2 "  # then the SHA-256 of the rest in hex, and a line break
 
 
-def save(path: str | Path, settings: Mapping[str, Any], history: History,
-         parts: Mapping[str, Any]) -> None:
-    """Write the settings, the history and the `state_dict` of every part."""
-    content = io.BytesIO()
-    torch.save({"settings": json.dumps(settings), "history": history}
-               | {name: part.state_dict() for name, part in parts.items()}, content)
-    write_atomically(path, content.getvalue())
+class Stateful(Protocol):
+    """A part of a training that can be stored: a module, an optimizer, a source of batches."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> Any: ...
 
 
-def resume(path: str | Path, settings: Mapping[str, Any], parts: Mapping[str, Any]) -> History:
-    """Load every part's state and return the history; an empty one if there is no file.
+class Checkpoint(NamedTuple):
+    """Where the state of a training is kept, and what the training is.
 
-    Raises:
-        ValueError: the file is damaged, or belongs to a run with other settings or networks.
+    Attributes:
+        path: of the file.
+        settings: JSON values that a resumed training must share, by name.
     """
-    if not Path(path).exists():
-        return []
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        stored = json.loads(state["settings"])
-        states = {name: state[name] for name in parts}
-        history = state["history"]
-    except Exception as error:  # a damaged file raises one of many types
-        raise ValueError(f"checkpoint {str(path)!r} is damaged ({type(error).__name__}): delete "
-                         "it to start anew") from error
-    changed = [name for name in settings if settings[name] != stored.get(name)]
-    if changed:
-        raise ValueError(f"checkpoint {str(path)!r} belongs to a run with other "
-                         f"{', '.join(changed)}: choose another file or delete it")
-    try:
+
+    path: Path
+    settings: Mapping[str, Any]
+
+    def save(self, history: History, parts: Mapping[str, Stateful]) -> None:
+        """Write the settings, the history and the `state_dict` of every part."""
+        content = io.BytesIO()
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save(
+            {"settings": json.dumps(self.settings), "history": history, "states": states}, content
+        )
+        payload = content.getvalue()
+        write_atomically(self.path, MAGIC + _sum(payload) + b"\n" + payload)
+
+    def resume(self, parts: Mapping[str, Stateful]) -> History:
+        """Load every part's state and return the history; an empty one if there is no file.
+
+        Everything is checked before the first part changes.
+
+        Raises:
+            OSError: the path cannot be written.
+            ValueError: the file is damaged, or belongs to a run with other settings or networks.
+        """
+        probe(self.path)
+        if not Path(self.path).exists():
+            return []
+        content = self.read()
+        stored = json.loads(content["settings"])
+        changed = [name for name, value in self.settings.items() if value != stored.get(name)]
+        if changed:
+            raise ValueError(
+                f"checkpoint {str(self.path)!r} belongs to a run with other {', '.join(changed)}: "
+                "choose another file or delete it"
+            )
         for name, part in parts.items():
-            part.load_state_dict(states[name])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"checkpoint {str(path)!r} belongs to another network: choose another "
-                         "file or delete it") from error
-    return history
+            if not _fits(part, content["states"].get(name)):
+                raise ValueError(
+                    f"checkpoint {str(self.path)!r} belongs to another network ({name} differs): "
+                    "choose another file or delete it"
+                )
+        for name, part in parts.items():
+            part.load_state_dict(content["states"][name])
+        return content["history"]
+
+    def read(self) -> dict[str, Any]:
+        """What the file holds: "settings" (JSON), "history" and "states"."""
+        head, _, payload = Path(self.path).read_bytes().partition(b"\n")
+        if head != MAGIC + _sum(payload):
+            raise ValueError(
+                f"checkpoint {str(self.path)!r} is damaged, or of an older release: delete it to "
+                "start anew"
+            )
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+
+
+def _sum(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).hexdigest().encode()
+
+
+def _fits(part: Stateful, state: Any) -> bool:
+    """Whether `state` can be loaded into `part`: the same names and shapes throughout."""
+    if state is None:
+        return False
+    if isinstance(part, nn.Module):
+        own = part.state_dict()
+        return own.keys() == state.keys() and all(
+            getattr(own[name], "shape", None) == getattr(value, "shape", None)
+            for name, value in state.items()
+        )
+    if isinstance(part, Optimizer):
+        own_groups, groups = part.state_dict()["param_groups"], state["param_groups"]
+        return [len(one["params"]) for one in own_groups] == [len(one["params"]) for one in groups]
+    return True

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from kdlib.evidence import NEAR
-from kdlib.records import write_atomically
+from kdlib.engine.files import write_atomically
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "notebooks"
+BESIDE = ".executed.ipynb"  # the end of the name where outputs may not go into the notebook itself
+STATES = ("correct", "not yet", "to do")  # of an exercise
 
-SLOW_SECONDS = 1.0    # only cells above this get a stored time
-SAME_WITHIN = 2.0     # a stored time stays while the new one is within this factor of it
+SLOW_SECONDS = 1.0  # only cells above this get a stored time
+SAME_WITHIN = 2.0  # a stored time stays while the new one is within this factor of it
 
 
 class Verdict(NamedTuple):
-    """One line printed by `evidence.claim`."""
+    """What a display of `evidence.claim` says."""
 
     text: str
-    verdict: str      # "holds", "not shown", "close ≈holds", "holds (≈ close)", ...
+    verdict: str  # "holds", "not shown", "close ≈holds" or "close ≈not shown"
+    near: bool  # another processor could turn it
     numbers: str
+
+
+class Checked(NamedTuple):
+    """What a display of `check` says about one exercise."""
+
+    name: str
+    state: str  # one of STATES
+    line: str
 
 
 def find(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
@@ -31,10 +42,12 @@ def find(names: Sequence[str] = (), folder: Path = FOLDER) -> list[Path]:
     Raises:
         ValueError: a name that fits no notebook; the message lists the known ones.
     """
-    known = sorted(folder.glob("*.ipynb"))
+    known = sorted(path for path in folder.glob("*.ipynb") if not path.name.endswith(BESIDE))
     if not names and not known:
-        raise ValueError(f"no notebooks in {folder}: get a copy of the whole kit and install it "
-                         "from its own folder with `pip install -r requirements.txt`")
+        raise ValueError(
+            f"no notebooks in {folder}: get a copy of the whole kit and install it "
+            "from its own folder with `pip install -r requirements.txt`"
+        )
     return [_find_one(name, known) for name in names] if names else known
 
 
@@ -44,8 +57,11 @@ def _find_one(name: str, known: list[Path]) -> Path:
         return path.resolve()
     fitting = [candidate for candidate in known if name in (candidate.stem, candidate.name)]
     if not fitting and name.isdecimal():
-        fitting = [candidate for candidate in known
-                   if candidate.stem.split("_")[0] in (name, name.zfill(2))]
+        fitting = [
+            candidate
+            for candidate in known
+            if candidate.stem.split("_")[0] in (name, name.zfill(2))
+        ]
     if len(fitting) == 1:
         return fitting[0]
     problem = "fits several" if fitting else "not found"
@@ -53,45 +69,101 @@ def _find_one(name: str, known: list[Path]) -> Path:
     raise ValueError(f"notebook {name!r} {problem}: give a path, a number or one of {stems}")
 
 
-def read(path: Path):
+def read(path: Path) -> Any:
     """A notebook as an nbformat node whose cells have ids, or a ValueError that names the file."""
+    return parse(path.read_bytes(), path)
+
+
+def parse(content: bytes, path: Path) -> Any:
+    """As `read`, from what the file at `path` held."""
     import nbformat
 
     try:
-        notebook = nbformat.read(path, as_version=4)
+        notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
     except (ValueError, KeyError, TypeError, AttributeError, nbformat.ValidationError) as error:
         raise ValueError(f"{path} is not a readable notebook: {str(error).strip()}") from None
-    if notebook.nbformat_minor < 5:     # ids came with 4.5
+    if notebook.nbformat_minor < 5:  # ids came with 4.5
         notebook.nbformat_minor = 5
         for number, cell in enumerate(notebook.cells):
             cell.id = f"cell-{number}"
     return notebook
 
 
-def save(notebook, path: Path) -> None:
-    """Write a notebook atomically, without what depends on the machine that ran it."""
+def save(notebook: Any, path: Path, *, over: bytes | None = None) -> Path:
+    """Write a notebook atomically, without what depends on the machine that ran it.
+
+    Args:
+        notebook: an nbformat node.
+        path: where it was read from.
+        over: what the file held then. If it holds something else now, it is left alone, and the
+            notebook is saved beside it (`beside`).
+
+    Returns:
+        Where it was saved.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; nothing was changed.
+    """
     import nbformat
 
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python",
-                                       "name": "python3"}
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)    # times of day
-    write_atomically(path, nbformat.writes(notebook) + "\n")
+        cell.metadata.pop("execution", None)  # times of day
+    if over is not None and (not path.exists() or path.read_bytes() != over):
+        path = beside(path)
+    return write_atomically(path, nbformat.writes(notebook) + "\n")
 
 
-# Claims
+def beside(path: Path) -> Path:
+    """Where the outputs of the notebook at `path` go if they may not go into it."""
+    return path.with_name(path.stem + BESIDE)
 
-def claims(notebook) -> list[Verdict]:
-    """The verdicts in a notebook's outputs, in order of appearance."""
+
+# What the library displays in a notebook, with data in the metadata of the output
+
+
+def claims(notebook: Any) -> list[Verdict]:
+    """What the notebook says about its claims, in order of appearance; prints do not count."""
     found = []
+    for data in _said(notebook, "claim"):
+        numbers = _plain(data.get("line")).split(" | ")[2:3]
+        found.append(
+            Verdict(
+                _plain(data.get("text")),
+                _plain(data.get("verdict")),
+                data.get("near") is True,
+                "".join(numbers),
+            )
+        )
+    return found
+
+
+def checks(notebook: Any) -> list[Checked]:
+    """What the notebook says about its exercises, in order of appearance; prints do not count."""
+    found = [
+        Checked(*(_plain(data.get(key)) for key in ("name", "state", "line")))
+        for data in _said(notebook, "check")
+    ]
+    return [one for one in found if one.state in STATES]
+
+
+def _said(notebook: Any, kind: str) -> Iterator[dict[str, Any]]:
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            for line in output.get("text", "").splitlines():
-                if line.startswith("claim: "):
-                    parts = [part.strip() for part in line.removeprefix("claim: ").split(" | ")]
-                    found.append(Verdict(*(parts + ["", ""])[:3]))
-    return found
+            data = output.get("metadata", {}).get("kdlib")
+            if isinstance(data, dict) and isinstance(data.get(kind), dict):
+                yield data[kind]
+
+
+def _plain(value: Any) -> str:
+    """Text for one line of a terminal, whatever a notebook put there."""
+    text = value if isinstance(value, str) else ""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def changes(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[str]:
@@ -111,41 +183,63 @@ def _by_text(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], str]:
     table = {}
     for claim in verdicts:
         seen[claim.text] += 1
-        table[claim.text, seen[claim.text]] = claim.verdict.removesuffix(NEAR)
+        table[claim.text, seen[claim.text]] = claim.verdict
     return table
 
 
-# Times, stored in the notebook's metadata in seconds of the reference machine (kdlib.doctor)
+# Times in the notebook's metadata, in seconds of the reference machine (kdlib.commands.doctor)
 
-def stored_seconds(notebook) -> float | None:
+
+def stored_seconds(notebook: Any) -> float | None:
     """Seconds that the whole notebook takes, None before the first `run --save`."""
-    return notebook.metadata.get("kdlib", {}).get("reference_seconds")
+    return _seconds(_times(notebook).get("reference_seconds"))
 
 
-def cell_weights(notebook) -> dict[str, float]:
+def cell_weights(notebook: Any) -> dict[str, float]:
     """{id: seconds} of every code cell; without stored times every cell counts as one."""
-    slow = notebook.metadata.get("kdlib", {}).get("slow_cells", {})
-    return {cell.id: slow.get(cell.id, 0.2 if slow else 1.0)
-            for cell in notebook.cells if cell.cell_type == "code"}
+    slow = _slow_cells(notebook)
+    return {
+        cell.id: slow.get(cell.id, 0.2 if slow else 1.0)
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    }
 
 
-def store_seconds(notebook, cells: dict[str, float], total: float) -> None:
+def _times(notebook: Any) -> dict[str, Any]:
+    found = notebook.metadata.get("kdlib")
+    return dict(found) if isinstance(found, dict) else {}
+
+
+def _slow_cells(notebook: Any) -> dict[str, float]:
+    found = _times(notebook).get("slow_cells")
+    pairs = found.items() if isinstance(found, dict) else ()
+    return {name: known for name, value in pairs if (known := _seconds(value))}
+
+
+def _seconds(value: Any) -> float | None:
+    """A time as `store_seconds` writes it; None for what somebody else put there."""
+    good = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
+    return float(value) if good else None
+
+
+def store_seconds(notebook: Any, cells: dict[str, float], total: float) -> None:
     """Keep the times of the slow cells and of the whole; a near-equal old one stays, to the byte.
 
     Args:
         cells: {id: seconds of the reference machine} of the code cells.
         total: seconds of the reference machine, the start of the kernel included.
     """
-    old = notebook.metadata.get("kdlib", {})
-    old_cells = old.get("slow_cells", {})
+    old, old_cells = _times(notebook), _slow_cells(notebook)
     slow = {}
     for name, seconds in cells.items():
         # A cell near the limit neither enters nor leaves at every run.
         if seconds > (SLOW_SECONDS / SAME_WITHIN if name in old_cells else SLOW_SECONDS):
             slow[name] = _keep(old_cells.get(name), seconds)
     notebook.metadata["kdlib"] = {
-        **old, "reference_seconds": _keep(old.get("reference_seconds"), total),
-        "slow_cells": slow}
+        **old,
+        "reference_seconds": _keep(stored_seconds(notebook), total),
+        "slow_cells": slow,
+    }
 
 
 def _keep(old: float | None, new: float) -> float:

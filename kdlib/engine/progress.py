@@ -7,9 +7,10 @@ holds no trace of it and strict comparison of outputs passes however the noteboo
 from __future__ import annotations
 
 import os
-import sys
 
 from tqdm import tqdm
+
+from kdlib.engine.console import in_kernel
 
 
 class _NotebookLine:
@@ -17,6 +18,7 @@ class _NotebookLine:
 
     def __init__(self) -> None:
         from IPython.display import display
+
         self._handle = display({"text/plain": ""}, raw=True, display_id=True)
 
     def write(self, text: str) -> None:
@@ -27,16 +29,16 @@ class _NotebookLine:
         """Nothing is buffered."""
 
 
-def in_notebook() -> bool:
-    """Whether this process is a Jupyter kernel."""
-    shell = sys.modules.get("IPython")
-    kernel = getattr(shell.get_ipython(), "kernel", None) if shell else None
-    return kernel is not None
-
-
 def bar(total: int, label: str, *, enabled: bool = True) -> tqdm:
     """A bar over `total` steps; `enabled=False` or `$KDLIB_PROGRESS=0` hides it."""
     hidden = not enabled or os.environ.get("KDLIB_PROGRESS") == "0"
-    notebook = not hidden and in_notebook()
-    return tqdm(total=total, desc=label, disable=hidden, leave=False, dynamic_ncols=not notebook,
-                ncols=90 if notebook else None, file=_NotebookLine() if notebook else None)
+    notebook = not hidden and in_kernel()
+    return tqdm(
+        total=total,
+        desc=label,
+        disable=hidden,
+        leave=False,
+        dynamic_ncols=not notebook,
+        ncols=90 if notebook else None,
+        file=_NotebookLine() if notebook else None,
+    )

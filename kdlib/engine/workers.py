@@ -12,17 +12,23 @@ import os
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, as_completed
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import cloudpickle
 import torch
 from loky import cpu_count, get_reusable_executor
 
-from kdlib.progress import bar
+from kdlib import inputs
+from kdlib.engine.orphans import end_with_parent
+from kdlib.engine.progress import bar
+
+# What loky says when it replaces a worker; an item lost with one is a `Failure`, and is reported.
+REPLACED = r"A worker (stopped|was restarted) while some jobs were given"
 
 
 class Failure(NamedTuple):
@@ -33,19 +39,25 @@ class Failure(NamedTuple):
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one CPU thread inside: the thread count changes the last bits of every result."""
+def threads(count: int = 1) -> Iterator[None]:
+    """Use `count` CPU threads inside: their number changes the last bits of every result."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
 
 
-def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | None = None,
-        label: str = "runs", on_result: Callable[[Any], None] | None = None,
-        progress: bool = True) -> list[Any]:
+def each(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    workers: int | None = None,
+    label: str = "runs",
+    on_result: Callable[[Any], None] | None = None,
+    progress: bool = True,
+) -> list[Any]:
     """`[function(item) for item in items]`, in parallel; failed items give a `Failure`.
 
     Failures are also listed in a warning.
@@ -59,17 +71,19 @@ def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | 
         on_result: called here with each result as soon as it arrives.
 
     Raises:
+        TypeError: `workers` is not a whole number.
         ValueError: `workers` below 1.
         RuntimeError: every item failed; the message is the first error.
     """
     items = list(items)
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be 1 or more, got {workers}")
-    workers = min(workers or cpu_count(), max(len(items), 1))
+    count = cpu_count() if workers is None else inputs.whole("workers", workers)
+    count = min(count, max(len(items), 1))
     results: list[Any] = [None] * len(items)
-    with bar(len(items), label, enabled=progress) as ticker:
-        outcomes = _in_process(function, items) if workers == 1 else _in_workers(
-            function, items, workers)
+    with warnings.catch_warnings(), bar(len(items), label, enabled=progress) as ticker:
+        warnings.filterwarnings("ignore", REPLACED, UserWarning)
+        outcomes = (
+            _in_process(function, items) if count == 1 else _in_workers(function, items, count)
+        )
         for position, result in outcomes:
             results[position] = result
             if on_result is not None and not isinstance(result, Failure):
@@ -80,13 +94,16 @@ def run(function: Callable[[Any], Any], items: Sequence[Any], *, workers: int | 
         raise RuntimeError(f"all {len(items)} {label} failed; the first said:\n{results[0].error}")
     if failures:
         lines = [f"  {failure.item}: {failure.error}" for failure in failures]
-        warnings.warn("\n".join([f"{len(lines)} of {len(items)} {label} failed:", *lines]),
-                      RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            "\n".join([f"{len(lines)} of {len(items)} {label} failed:", *lines]),
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return results
 
 
 def _in_process(function: Callable, items: list) -> Iterator[tuple[int, Any]]:
-    with one_thread():
+    with threads(1):
         for position, item in enumerate(items):
             try:
                 yield position, function(item)
@@ -95,16 +112,23 @@ def _in_process(function: Callable, items: list) -> Iterator[tuple[int, Any]]:
 
 
 def _in_workers(function: Callable, items: list, workers: int) -> Iterator[tuple[int, Any]]:
-    waiting, alone = list(range(len(items))), False
+    waiting, alone, pool = list(range(len(items))), False, None
     with tempfile.TemporaryDirectory() as folder:
         payload = Path(folder) / "function"
         payload.write_bytes(cloudpickle.dumps(function))
         try:
             while waiting:
-                pool = get_reusable_executor(1 if alone else workers, timeout=300)
+                pool = get_reusable_executor(
+                    1 if alone else workers,
+                    timeout=300,
+                    initializer=end_with_parent,
+                    initargs=(os.getpid(),),
+                )
                 batch = waiting[:1] if alone else waiting
-                futures = {pool.submit(_work, str(payload), cloudpickle.dumps(items[position])):
-                           position for position in batch}
+                futures = {
+                    pool.submit(_work, str(payload), cloudpickle.dumps(items[position])): position
+                    for position in batch
+                }
                 for future in as_completed(futures):
                     position = futures[future]
                     try:
@@ -114,11 +138,14 @@ def _in_workers(function: Callable, items: list, workers: int) -> Iterator[tuple
                             continue  # whose fault it was shows when each runs alone
                         done, content = False, "the worker process died (killed, or out of memory)"
                     waiting = [other for other in waiting if other != position]
-                    yield position, (cloudpickle.loads(content) if done
-                                     else Failure(items[position], content))
+                    yield (
+                        position,
+                        (cloudpickle.loads(content) if done else Failure(items[position], content)),
+                    )
                 alone = True
-        except (KeyboardInterrupt, GeneratorExit):
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        except BaseException:  # Ctrl-C, or the loop over the results was left
+            if pool is not None:
+                pool.shutdown(wait=False, kill_workers=True)
             raise
 
 

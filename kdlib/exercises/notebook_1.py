@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.check import as_tensor, compare, exercise, normal
+from kdlib.check import compare, exercise, normal
 
 
 @exercise("1.1")
@@ -21,24 +21,36 @@ def _cost(answer: Callable) -> str | None:
     def pair(parameters: int, operations: int) -> Tensor:
         return torch.tensor([parameters, operations], dtype=torch.float64)
 
-    message = compare(as_tensor(answer(sizes)), pair(weights + biases, 2 * weights), {
-        "every layer has biases, one for each output": pair(weights, 2 * weights),
-        "a weight costs two operations: a multiplication and an addition":
-            pair(weights + biases, weights),
-        "parameters include the biases, and a weight costs two operations": pair(weights, weights),
-        "PyTorch's counter leaves the biases out: count the products only":
-            pair(weights + biases, 2 * weights + biases),
-        "a bias is one addition, and PyTorch's counter leaves it out":
-            pair(weights + biases, 2 * (weights + biases)),
-        "parameters come first, FLOPs second": pair(2 * weights, weights + biases),
-    }, "parameters: inputs times outputs plus outputs, summed over the layers; "
-       "FLOPs: two for each weight")
+    message = compare(
+        answer(sizes),
+        pair(weights + biases, 2 * weights),
+        {
+            "every layer has biases, one for each output": pair(weights, 2 * weights),
+            "a weight costs two operations: a multiplication and an addition": pair(
+                weights + biases, weights
+            ),
+            "parameters include the biases, and a weight costs two operations": pair(
+                weights, weights
+            ),
+            "PyTorch's counter leaves the biases out: count the products only": pair(
+                weights + biases, 2 * weights + biases
+            ),
+            "a bias is one addition, and PyTorch's counter leaves it out": pair(
+                weights + biases, 2 * (weights + biases)
+            ),
+            "parameters come first, FLOPs second": pair(2 * weights, weights + biases),
+        },
+        "parameters: inputs times outputs plus outputs, summed over the layers; "
+        "FLOPs: two for each weight",
+    )
     if message is not None:
         return message
-    for sizes, cost in {(4, 5, 6, 5, 3): (114, 190), (7, 3): (24, 42)}.items():
-        if compare(as_tensor(answer(list(sizes))), pair(*cost), {}, "wrong") is not None:
-            return (f"right for three layers, not for {len(sizes) - 1}: sizes may have any length, "
-                    "so loop over pairs of neighbours")
+    for longer, cost in {(4, 5, 6, 5, 3): (114, 190), (7, 3): (24, 42)}.items():
+        if compare(answer(list(longer)), pair(*cost), {}, "wrong") is not None:
+            return (
+                f"right for three layers, not for {len(longer) - 1}: sizes may have any length, "
+                "so loop over pairs of neighbours"
+            )
     return None
 
 
@@ -51,21 +63,30 @@ def _frontier(answer: Callable) -> str | None:
     def mask(text: str) -> Tensor:
         return torch.tensor([mark == "1" for mark in text], dtype=torch.float64)
 
-    result = as_tensor(answer(costs, accuracies))
-    return compare(result, mask("1110010"), {
-        "the mask is the wrong way round: True is for networks that nothing beats":
-            mask("0001101"),
-        "as cheap and more accurate, or as accurate and cheaper, is better too": mask("1110111"),
-        "two equal networks do not beat each other: both stay": mask("0110000"),
-        "of two equal networks both stay": mask("1110000"),
-        "a network does not beat itself": mask("0000000"),
-        "the networks are not sorted by cost": mask("1000000"),
-        "the wrong axis: these networks beat no other; with costs[:, None] <= costs the winner is "
-        "on axis 0, so reduce that axis": mask("0101101"),
-        "the wrong axis, and the wrong way round: with costs[:, None] <= costs reduce axis 0, the "
-        "winner's; True is for networks that nothing beats": mask("1010010"),
-        "the best ratio is one point of the frontier, not all of it": mask("0100000"),
-    }, "compare each network with all others: is one at least as good in both, and better in one?")
+    return compare(
+        answer(costs, accuracies),
+        mask("1110010"),
+        {
+            "the mask is the wrong way round: True is for networks that nothing beats": mask(
+                "0001101"
+            ),
+            "as cheap and more accurate, or as accurate and cheaper, is better too": mask(
+                "1110111"
+            ),
+            "two equal networks do not beat each other: both stay": mask("0110000"),
+            "of two equal networks both stay": mask("1110000"),
+            "a network does not beat itself": mask("0000000"),
+            "the networks are not sorted by cost": mask("1000000"),
+            "the wrong axis: these networks beat no other; with costs[:, None] <= "
+            "costs the winner is "
+            "on axis 0, so reduce that axis": mask("0101101"),
+            "the wrong axis, and the wrong way round: with costs[:, None] <= costs "
+            "reduce axis 0, the "
+            "winner's; True is for networks that nothing beats": mask("1010010"),
+            "the best ratio is one point of the frontier, not all of it": mask("0100000"),
+        },
+        "compare each network with all others: is one at least as good in both, and better in one?",
+    )
 
 
 @exercise("1.3")
@@ -73,26 +94,34 @@ def _jensen(answer: Callable) -> str | None:
     """What averaging gains in cross-entropy"""
     logits, target = normal(3, 6, 5, seed=11, scale=2), torch.tensor([0, 1, 2, 3, 4, 0])
     own = F.one_hot(target, 5).bool()
-    single = -F.log_softmax(logits, 2)[:, own]          # [members, samples]
+    single = -F.log_softmax(logits, 2)[:, own]  # [members, samples]
     together = -F.softmax(logits, 2).mean(0)[own].log()
     right = single.mean(0) - together
-    return compare(answer(logits, target), right, {
-        "the sign is wrong: subtract the ensemble's loss from the members'": -right,
-        "return one value for each sample, without the mean over the batch": right.mean(),
-        "return one value for each sample, without the sum over the batch": right.sum(),
-        "return one value for each sample: average over the members too": single - together,
-        "this sums over the members: their loss is the mean": single.sum(0) - together,
-        "this sums the members' probabilities: the ensemble's are their mean":
-            single.mean(0) - (together - math.log(3)),
-        "the mean of the logarithms is the members' loss itself: average the probabilities":
-            torch.zeros_like(right),
-        "this averages the logits: average the probabilities":
-            single.mean(0) + F.log_softmax(logits.mean(0), 1)[own],
-        "the loss is a logarithm; this is a difference of probabilities":
-            F.softmax(logits, 2).mean(0)[own] - single.mean(0).neg().exp(),
-        "this is the ensemble's loss: what do its members lose on average?": together,
-        "this is the members' loss: subtract the ensemble's": single.mean(0),
-    }, "the mean over members of -log p_m(y), minus -log of the mean over members of p_m(y)")
+    return compare(
+        answer(logits, target),
+        right,
+        {
+            "the sign is wrong: subtract the ensemble's loss from the members'": -right,
+            "return one value for each sample, without the mean over the batch": right.mean(),
+            "return one value for each sample, without the sum over the batch": right.sum(),
+            "return one value for each sample: average over the members too": single - together,
+            "this sums over the members: their loss is the mean": single.sum(0) - together,
+            "this sums the members' probabilities: the ensemble's are their mean": (
+                single.mean(0) - (together - math.log(3))
+            ),
+            "the mean of the logarithms is the members' loss "
+            "itself: average the probabilities": torch.zeros_like(right),
+            "this averages the logits: average the probabilities": (
+                single.mean(0) + F.log_softmax(logits.mean(0), 1)[own]
+            ),
+            "the loss is a logarithm; this is a difference of probabilities": (
+                F.softmax(logits, 2).mean(0)[own] - single.mean(0).neg().exp()
+            ),
+            "this is the ensemble's loss: what do its members lose on average?": together,
+            "this is the members' loss: subtract the ensemble's": single.mean(0),
+        },
+        "the mean over members of -log p_m(y), minus -log of the mean over members of p_m(y)",
+    )
 
 
 @exercise("1.4")
@@ -101,16 +130,24 @@ def _temper(answer: Callable) -> str | None:
     probabilities, T = F.softmax(normal(6, 5, seed=12, scale=2), 1), 4.0
     power = probabilities ** (1 / T)
     right = power / power.sum(1, keepdim=True)
-    steep = probabilities ** T
-    return compare(answer(probabilities, T), right, {
-        "dividing probabilities by T and normalising again changes nothing": probabilities,
-        "divided by T they no longer sum to one, and normalising would undo it":
-            probabilities / T,
-        "a softmax expects logits: take the logarithm of the probabilities first":
-            F.softmax(probabilities / T, 1),
-        "this sharpens: the power is 1 / T, not T": steep / steep.sum(1, keepdim=True),
-        "normalise: the probabilities of a sample must sum to one": power,
-        "return probabilities, not their logarithms": right.log(),
-        "the softmax runs over the classes, not over the batch":
-            power / power.sum(0, keepdim=True),
-    }, "logits are log-probabilities up to a constant: softmax(log p / T)")
+    steep = probabilities**T
+    return compare(
+        answer(probabilities, T),
+        right,
+        {
+            "dividing probabilities by T and normalising again changes nothing": probabilities,
+            "divided by T they no longer sum to one, and normalising would undo it": (
+                probabilities / T
+            ),
+            "a softmax expects logits: take the logarithm of the probabilities first": F.softmax(
+                probabilities / T, 1
+            ),
+            "this sharpens: the power is 1 / T, not T": steep / steep.sum(1, keepdim=True),
+            "normalise: the probabilities of a sample must sum to one": power,
+            "return probabilities, not their logarithms": right.log(),
+            "the softmax runs over the classes, not over the batch": (
+                power / power.sum(0, keepdim=True)
+            ),
+        },
+        "logits are log-probabilities up to a constant: softmax(log p / T)",
+    )

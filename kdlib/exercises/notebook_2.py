@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdlib.check import compare, exercise, normal
+from kdlib.check import as_tensor, compare, exercise, normal
 
 
 def _is_nan(result: Any) -> bool:
-    return isinstance(result, (float, Tensor)) and bool(torch.as_tensor(result).isnan().any())
+    found = as_tensor(result)
+    return isinstance(found, Tensor) and bool(found.isnan().any())
 
 
 def _by_hand(answer: Callable, *args: Any) -> tuple[Any, str | None]:
@@ -38,31 +40,46 @@ def _kd(answer: Callable) -> str | None:
     over_batch = [F.log_softmax(logits / T, 0) for logits in (teacher, student)]
     result = answer(student, teacher, T)
     if _is_nan(result):
-        return ("the result is NaN: F.kl_div takes the student's log-probabilities first, then "
-                "the teacher's probabilities (or logarithms too, with log_target=True)")
-    message = compare(result, T**2 * kl, {
-        "a probability stands first: F.kl_div takes the student's log-probabilities there":
-            T**2 * F.kl_div(q, p, reduction="batchmean"),
-        "the factor T² is missing: without it the gradient fades as 1/T²": kl,
-        "multiply by T², not by T": T * kl,
-        "the loss is C times too small: average over the batch, but sum over the classes":
-            T**2 * kl / 5,
-        "T² is missing, and the loss is averaged over the classes instead of summed": kl / 5,
-        "average over the batch instead of summing over it": T**2 * kl * 6,
-        "student and teacher are swapped: this is KL(q || p), the reverse divergence":
-            T**2 * (q * (log_q - log_p)).sum(1).mean(),
-        "this is the cross-entropy: subtract the teacher's entropy to get the divergence":
-            -T**2 * (p * log_q).sum(1).mean(),
-        "divide the logits of both networks by T before the softmax":
-            T**2 * (hot_p.exp() * (hot_p - hot_q)).sum(1).mean(),
-        "the student's logits must be divided by T too":
-            T**2 * (p * (log_p - hot_q)).sum(1).mean(),
-        "the teacher's logits must be divided by T too":
-            T**2 * (hot_p.exp() * (hot_p - log_q)).sum(1).mean(),
-        "the softmax runs over the classes, dim=1, not over the batch":
-            T**2 * (over_batch[0].exp() * (over_batch[0] - over_batch[1])).sum(1).mean(),
-        "return one number: average over the batch": T**2 * (p * (log_p - log_q)).sum(1),
-    }, "compute T² · KL(p || q), summed over classes and averaged over the batch")
+        return (
+            "the result is NaN: F.kl_div takes the student's log-probabilities first, then "
+            "the teacher's probabilities (or logarithms too, with log_target=True)"
+        )
+    message = compare(
+        result,
+        T**2 * kl,
+        {
+            "a probability stands first: F.kl_div takes the student's log-probabilities there": (
+                T**2 * F.kl_div(q, p, reduction="batchmean")
+            ),
+            "the factor T² is missing: without it the gradient fades as 1/T²": kl,
+            "multiply by T², not by T": T * kl,
+            "the loss is C times too small: average over the batch, but sum over the classes": (
+                T**2 * kl / 5
+            ),
+            "T² is missing, and the loss is averaged over the classes instead of summed": kl / 5,
+            "average over the batch instead of summing over it": T**2 * kl * 6,
+            "student and teacher are swapped: this is KL(q || p), the reverse divergence": (
+                T**2 * (q * (log_q - log_p)).sum(1).mean()
+            ),
+            "this is the cross-entropy: subtract the teacher's entropy to get the divergence": (
+                -(T**2) * (p * log_q).sum(1).mean()
+            ),
+            "divide the logits of both networks by T before the softmax": (
+                T**2 * (hot_p.exp() * (hot_p - hot_q)).sum(1).mean()
+            ),
+            "the student's logits must be divided by T too": (
+                T**2 * (p * (log_p - hot_q)).sum(1).mean()
+            ),
+            "the teacher's logits must be divided by T too": (
+                T**2 * (hot_p.exp() * (hot_p - log_q)).sum(1).mean()
+            ),
+            "the softmax runs over the classes, dim=1, not over the batch": (
+                T**2 * (over_batch[0].exp() * (over_batch[0] - over_batch[1])).sum(1).mean()
+            ),
+            "return one number: average over the batch": T**2 * (p * (log_p - log_q)).sum(1),
+        },
+        "compute T² · KL(p || q), summed over classes and averaged over the batch",
+    )
     if message is None and not (isinstance(result, Tensor) and result.requires_grad):
         return "the value is right but carries no gradient: avoid .item(), .detach(), .numpy()"
     return message or _survives_a_gap(answer)
@@ -74,10 +91,12 @@ def _survives_a_gap(answer: Callable) -> str | None:
     for student, teacher in ((far, flat), (flat, far)):
         log_q, log_p = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
         right = (log_p.exp() * (log_p - log_q)).sum()
-        result = torch.as_tensor(answer(student, teacher, 1.0)).detach().to(right)
+        result = as_tensor(answer(student, teacher, 1.0)).detach().to(right)
         if not torch.allclose(result, right, rtol=1e-4):
-            return (f"right for small logits, but for float32 logits 120 apart it is {result:.4g} "
-                    f"instead of {right:.4g}: softmax underflows there; use log_softmax")
+            return (
+                f"right for small logits, but for float32 logits 120 apart it is {result:.4g} "
+                f"instead of {right:.4g}: softmax underflows there; use log_softmax"
+            )
     return None
 
 
@@ -89,20 +108,27 @@ def _kd_gradient(answer: Callable) -> str | None:
     right = T * difference / 6
     hot = F.softmax(student, 1) - F.softmax(teacher, 1)
     result, message = _by_hand(answer, student, teacher, T)
-    return message or compare(result, right, {
-        "the sign is wrong: the gradient points from the teacher to the student, q - p": -right,
-        "divide by the batch size: the loss is a mean over the batch": right * 6,
-        "divide by the batch size, not by the number of entries": right / 5,
-        "one factor T is missing: T² from the loss times 1/T from the chain rule leaves T":
-            right / T,
-        "a factor T is missing, and so is the mean over the batch": difference,
-        "one factor T is too many: the chain rule through z / T gives 1/T": right * T,
-        "this is the gradient without T²: multiply it by T²": right / T**2,
-        "q and p are taken at the temperature T": T * hot / 6,
-        "q and p are taken at the temperature T, and a factor in front is missing": hot / 6,
-        "q and p are taken at the temperature T, and the mean over the batch is missing": T * hot,
-        "q and p are taken at the temperature T; then think of T² and of the batch": hot,
-    }, "the gradient with respect to the student's logits is T (q - p) / B")
+    return message or compare(
+        result,
+        right,
+        {
+            "the sign is wrong: the gradient points from the teacher to the student, q - p": -right,
+            "divide by the batch size: the loss is a mean over the batch": right * 6,
+            "divide by the batch size, not by the number of entries": right / 5,
+            "one factor T is missing: T² from the loss times 1/T from the chain rule "
+            "leaves T": right / T,
+            "a factor T is missing, and so is the mean over the batch": difference,
+            "one factor T is too many: the chain rule through z / T gives 1/T": right * T,
+            "this is the gradient without T²: multiply it by T²": right / T**2,
+            "q and p are taken at the temperature T": T * hot / 6,
+            "q and p are taken at the temperature T, and a factor in front is missing": hot / 6,
+            "q and p are taken at the temperature T, and the mean over the batch is missing": (
+                T * hot
+            ),
+            "q and p are taken at the temperature T; then think of T² and of the batch": hot,
+        },
+        "the gradient with respect to the student's logits is T (q - p) / B",
+    )
 
 
 @exercise("2.3")
@@ -121,21 +147,31 @@ def _nckd(answer: Callable) -> str | None:
     rest = part(log_p.exp()).sum(1)
     result = answer(student, teacher, target)
     if _is_nan(result):
-        return ("the result is NaN: a target filled with -inf gives 0 · (-inf) in the sum; leave "
-                "the class out instead, or fill it with a large negative number")
-    return compare(result, right, {
-        "renormalise: the probabilities of the other classes must sum to one":
-            (part(log_p).exp() * (part(log_p) - part(log_q))).sum(1),
-        "leave out the factor 1 - p_y: removing it is the point of DKD": rest * right,
-        "this is the whole KL: the target class has to go first":
-            (log_p.exp() * (log_p - log_q)).sum(1),
-        "student and teacher are swapped: weight with the teacher's probabilities":
-            (hat_q.exp() * (hat_q - hat_p)).sum(1),
-        "return one value for each sample, without the mean over the batch": right.mean(),
-        "return one value for each sample, without the sum over the batch": right.sum(),
-        "a zero in place of the target's logit still takes part in the softmax: leave it out":
-            _masked_with_zero(student, teacher, others),
-    }, "take the softmax over the C - 1 other classes, then KL from teacher to student")
+        return (
+            "the result is NaN: a target filled with -inf gives 0 · (-inf) in the sum; leave "
+            "the class out instead, or fill it with a large negative number"
+        )
+    return compare(
+        result,
+        right,
+        {
+            "renormalise: the probabilities of the other classes must sum to one": (
+                (part(log_p).exp() * (part(log_p) - part(log_q))).sum(1)
+            ),
+            "leave out the factor 1 - p_y: removing it is the point of DKD": rest * right,
+            "this is the whole KL: the target class has to go first": (
+                (log_p.exp() * (log_p - log_q)).sum(1)
+            ),
+            "student and teacher are swapped: weight with the teacher's probabilities": (
+                (hat_q.exp() * (hat_q - hat_p)).sum(1)
+            ),
+            "return one value for each sample, without the mean over the batch": right.mean(),
+            "return one value for each sample, without the sum over the batch": right.sum(),
+            "a zero in place of the target's logit still "
+            "takes part in the softmax: leave it out": _masked_with_zero(student, teacher, others),
+        },
+        "take the softmax over the C - 1 other classes, then KL from teacher to student",
+    )
 
 
 def _masked_with_zero(student: Tensor, teacher: Tensor, others: Tensor) -> Tensor:
@@ -154,27 +190,42 @@ def _infonce(answer: Callable) -> str | None:
     raw = student @ teacher.T
     diagonal = scores.diagonal()
     negatives = scores.masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
-    return compare(answer(student, teacher, tau), right, {
-        "normalise every row to length one first": F.cross_entropy(raw / tau, own),
-        "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
-            F.cross_entropy(F.normalize(student, 1) @ F.normalize(teacher, 1).T / tau, own),
-        "divide the similarities by the temperature": F.cross_entropy(scores * tau, own),
-        "divide by the temperature instead of multiplying":
-            F.cross_entropy(scores * tau**2, own),
-        "only one direction is asked for: the student searches among the teacher's rows":
-            (right + F.cross_entropy(scores.T, own)) / 2,
-        "only one direction is asked for, the student's search among the teacher's rows":
-            right + F.cross_entropy(scores.T, own),
-        "scale each row to length one, dim=1; this scales each feature over the batch":
-            F.cross_entropy(F.normalize(student, dim=0) @ F.normalize(teacher, dim=0).T / tau, own),
-        "the candidates must be the teacher's rows: the softmax runs over the wrong axis":
-            F.cross_entropy(scores.T, own),
-        "the sign is wrong: the loss is minus the log-probability": -right,
-        "the positive belongs in the denominator as well":
-            (negatives.logsumexp(1) - diagonal).mean(),
-        "average over the batch instead of summing": right * 6,
-        "return one number: average over the batch": F.cross_entropy(scores, own, reduction="none"),
-    }, "cross-entropy of the cosine similarities / tau, where the right answer is the own row")
+    return compare(
+        answer(student, teacher, tau),
+        right,
+        {
+            "normalise every row to length one first": F.cross_entropy(raw / tau, own),
+            "normalize(x, 1) reads 1 as the p of the "
+            "norm: write normalize(x, dim=1)": F.cross_entropy(
+                F.normalize(student, 1) @ F.normalize(teacher, 1).T / tau, own
+            ),
+            "divide the similarities by the temperature": F.cross_entropy(scores * tau, own),
+            "divide by the temperature instead of multiplying": F.cross_entropy(
+                scores * tau**2, own
+            ),
+            "only one direction is asked for: the student searches among the teacher's rows": (
+                (right + F.cross_entropy(scores.T, own)) / 2
+            ),
+            "only one direction is asked for, the student's search among the teacher's rows": (
+                right + F.cross_entropy(scores.T, own)
+            ),
+            "scale each row to length one, dim=1; this "
+            "scales each feature over the batch": F.cross_entropy(
+                F.normalize(student, dim=0) @ F.normalize(teacher, dim=0).T / tau, own
+            ),
+            "the candidates must be the teacher's rows: the "
+            "softmax runs over the wrong axis": F.cross_entropy(scores.T, own),
+            "the sign is wrong: the loss is minus the log-probability": -right,
+            "the positive belongs in the denominator as well": (
+                (negatives.logsumexp(1) - diagonal).mean()
+            ),
+            "average over the batch instead of summing": right * 6,
+            "return one number: average over the batch": F.cross_entropy(
+                scores, own, reduction="none"
+            ),
+        },
+        "cross-entropy of the cosine similarities / tau, where the right answer is the own row",
+    )
 
 
 @exercise("2.5")
@@ -186,17 +237,27 @@ def _reverse_gradient(answer: Callable) -> str | None:
     divergence = (q * gap).sum(1, keepdim=True)
     right = q * (gap - divergence)
     result, message = _by_hand(answer, student, teacher)
-    return message or compare(result, right, {
-        "q - p is the gradient of the forward divergence": q - log_p.exp(),
-        "subtract from log q - log p its mean under q: a reward counts against its baseline":
-            q * gap,
-        "nearly: the baseline is the mean under q, not the plain mean over the classes":
-            q * (gap - gap.mean(1, keepdim=True)),
-        "this differentiates q alone or log q alone; the constant +1 has to cancel": q * (gap + 1),
-        "the sign is wrong: this is the ascent on the reward log p - log q": -right,
-        "weight with the student's probabilities: the expectation is under q":
-            log_p.exp() * (gap - divergence),
-        "every logit's gradient is weighted with its probability q": gap - divergence,
-        "return the gradient for each sample: no mean over the batch": right / 6,
-    }, "with the reward log p - log q and its mean under q as baseline, the gradient of the loss "
-       "is q (baseline - reward), entry by entry")
+    return message or compare(
+        result,
+        right,
+        {
+            "q - p is the gradient of the forward divergence": q - log_p.exp(),
+            "subtract from log q - log p its mean under q: a reward counts against its baseline": (
+                q * gap
+            ),
+            "nearly: the baseline is the mean under q, not the plain mean over the classes": (
+                q * (gap - gap.mean(1, keepdim=True))
+            ),
+            "this differentiates q alone or log q alone; the constant +1 has to cancel": (
+                q * (gap + 1)
+            ),
+            "the sign is wrong: this is the ascent on the reward log p - log q": -right,
+            "weight with the student's probabilities: the expectation is under q": (
+                log_p.exp() * (gap - divergence)
+            ),
+            "every logit's gradient is weighted with its probability q": gap - divergence,
+            "return the gradient for each sample: no mean over the batch": right / 6,
+        },
+        "with the reward log p - log q and its mean under q as baseline, the gradient of the loss "
+        "is q (baseline - reward), entry by entry",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,26 @@ def _combined(answer: Callable) -> str | None:
     soft = T**2 * kl
     teacher.requires_grad_()
     result = answer(student.requires_grad_(), teacher, target, T, alpha)
-    message = compare(result, (1 - alpha) * ce + alpha * soft, {
-        "alpha is the teacher's share, 1 - alpha the labels'": alpha * ce + (1 - alpha) * soft,
-        "the factor T² is missing in front of the divergence": (1 - alpha) * ce + alpha * kl,
-        "T² belongs to the divergence only, not to the cross-entropy":
-            T**2 * ((1 - alpha) * ce + alpha * kl),
-        "the labels are not softened: the cross-entropy takes the logits without T":
-            (1 - alpha) * F.cross_entropy(student / T, target) + alpha * soft,
-        "the divergence is C times too small: sum it over the classes":
-            (1 - alpha) * ce + alpha * soft / 5,
-        "the cross-entropy with the labels is missing": alpha * soft,
-        "weight the cross-entropy with 1 - alpha": ce + alpha * soft,
-    }, "compute (1 - alpha) · cross-entropy + alpha · T² · KL(p || q)")
+    message = compare(
+        result,
+        (1 - alpha) * ce + alpha * soft,
+        {
+            "alpha is the teacher's share, 1 - alpha the labels'": alpha * ce + (1 - alpha) * soft,
+            "the factor T² is missing in front of the divergence": (1 - alpha) * ce + alpha * kl,
+            "T² belongs to the divergence only, not to the cross-entropy": (
+                T**2 * ((1 - alpha) * ce + alpha * kl)
+            ),
+            "the labels are not softened: the cross-entropy takes the logits without T": (
+                (1 - alpha) * F.cross_entropy(student / T, target) + alpha * soft
+            ),
+            "the divergence is C times too small: sum it over the classes": (
+                (1 - alpha) * ce + alpha * soft / 5
+            ),
+            "the cross-entropy with the labels is missing": alpha * soft,
+            "weight the cross-entropy with 1 - alpha": ce + alpha * soft,
+        },
+        "compute (1 - alpha) · cross-entropy + alpha · T² · KL(p || q)",
+    )
     if message is None and not (isinstance(result, Tensor) and result.requires_grad):
         return "the value is right but carries no gradient: avoid .item(), .detach(), .numpy()"
     if message is None and torch.autograd.grad(result, teacher, allow_unused=True)[0] is not None:
@@ -50,22 +58,30 @@ def _hook(answer: Callable) -> str | None:
     images = normal(5, 4, seed=14)
     entering = model[1](images)
     right, logits = entering.relu(), model(images)
-    model[3].eval()                                     # parts of a network can differ in mode
+    model[3].eval()  # parts of a network can differ in mode
     modes = [module.training for module in model.modules()]
-    result = answer(model, "2", images)
-    message = compare(result, right, {
-        "this is the output of the whole network": logits,
-        "this is what enters the module: a hook gets (module, inputs, output)": entering,
-        "this applies the module to the images: call the whole network, and let the hook note what "
-        "passes": images.relu(),
-    }, "return the output of the module called name")
+    result = as_tensor(answer(model, "2", images))
+    message = compare(
+        result,
+        right,
+        {
+            "this is the output of the whole network": logits,
+            "this is what enters the module: a hook gets (module, inputs, output)": entering,
+            "this applies the module to the images: call the whole network, and let "
+            "the hook note what "
+            "passes": images.relu(),
+        },
+        "return the output of the module called name",
+    )
     if message is None and any(module._forward_hooks for module in model.modules()):
         return "the hook is still there: call .remove() on the handle, or hooks pile up"
     if message is None and [module.training for module in model.modules()] != modes:
         return "the network's mode changed: leave training and evaluation mode as you found them"
     if message is None and not result.requires_grad:
-        return ("the values are right but carry no gradient, and a loss on features needs it: "
-                "avoid torch.no_grad() and .detach()")
+        return (
+            "the values are right but carry no gradient, and a loss on features needs it: "
+            "avoid torch.no_grad() and .detach()"
+        )
     return message
 
 
@@ -74,7 +90,7 @@ def _paired(answer: Callable) -> str | None:
     """The interval of a paired difference"""
     ours = torch.tensor([92.1, 93.4, 91.0, 94.2, 92.8], dtype=torch.float64)
     theirs = torch.tensor([91.3, 92.1, 90.6, 93.1, 92.1], dtype=torch.float64)
-    gap, n, t = ours - theirs, len(ours), 2.7764451051977987   # t: 97.5 % point, 4 degrees
+    gap, n, t = ours - theirs, len(ours), 2.7764451051977987  # t: 97.5 % point, 4 degrees
 
     def ends(half: Tensor | float) -> Tensor:
         return torch.stack([gap.mean() - half, gap.mean() + half])
@@ -82,19 +98,29 @@ def _paired(answer: Callable) -> str | None:
     right = t * gap.std() / n**0.5
     unpaired = ((ours.var() + theirs.var()) / n).sqrt()
     seed_by_seed = "take the differences seed by seed first: unpaired, the noise of the seeds stays"
-    return compare(as_tensor(answer(ours.tolist(), theirs.tolist())), ends(right), {
-        f"{seed_by_seed} in": ends(t * unpaired),
-        f"{seed_by_seed} in (paired, there are 4 degrees of freedom)": ends(2.306004 * unpaired),
-        f"{seed_by_seed} in; and divide by the root of n": ends(t * n**0.5 * unpaired),
-        "divide the standard deviation by the root of n": ends(t * gap.std()),
-        "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
-        "divide by n - 1 in the standard deviation (ddof=1)":
-            ends(t * gap.std(correction=0) / n**0.5),
-        "use n - 1 = 4 degrees of freedom": ends(2.5706 / t * right),
-        "this is the one-sided 95 % point: the interval needs 97.5 % at each end":
-            ends(2.1318 / t * right),
-        "the sign: ours minus theirs": -ends(right).flip(0),
-    }, "mean ± t · s / √n of the five differences, as (low, high)", tolerance=1e-4)
+    return compare(
+        answer(ours.tolist(), theirs.tolist()),
+        ends(right),
+        {
+            f"{seed_by_seed} in": ends(t * unpaired),
+            f"{seed_by_seed} in (paired, there are 4 degrees of freedom)": ends(
+                2.306004 * unpaired
+            ),
+            f"{seed_by_seed} in; and divide by the root of n": ends(t * n**0.5 * unpaired),
+            "divide the standard deviation by the root of n": ends(t * gap.std()),
+            "1.96 is for many seeds: with five, Student's t gives 2.776": ends(1.96 / t * right),
+            "divide by n - 1 in the standard deviation (ddof=1)": ends(
+                t * gap.std(correction=0) / n**0.5
+            ),
+            "use n - 1 = 4 degrees of freedom": ends(2.5706 / t * right),
+            "this is the one-sided 95 % point: the interval needs 97.5 % at each end": ends(
+                2.1318 / t * right
+            ),
+            "the sign: ours minus theirs": -ends(right).flip(0),
+        },
+        "mean ± t · s / √n of the five differences, as (low, high)",
+        tolerance=1e-4,
+    )
 
 
 @exercise("3.4")
@@ -112,26 +138,40 @@ def _attention(answer: Callable) -> str | None:
     def unflattened(a: Tensor) -> Tensor:
         return F.normalize(a.square().mean(1), dim=1)
 
-    apart = (F.normalize(student.square().mean(1).flatten(1))
-             - F.normalize(teacher.square().mean(1).flatten(1))).square()
-    return compare(answer(student, teacher), distance(), {
-        "square the activations first: a map's sign says nothing about attention":
-            distance(attention=lambda a: a.mean(1)),
-        "square the activations, A²: the absolute value weights strong ones less":
-            distance(attention=lambda a: a.abs().mean(1)),
-        "square first, then average over the channels: before the square, opposite signs cancel":
-            distance(attention=lambda a: a.mean(1).square()),
-        "scale every sample's map to length one": distance(lambda a: a),
-        "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)":
-            distance(lambda a: F.normalize(a, 1)),
-        "normalise each sample, not each position over the batch":
-            distance(lambda a: F.normalize(a, dim=0)),
-        "flatten the map to [B, H·W] before you normalise it":
-            (unflattened(student) - unflattened(teacher)).square().mean(),
-        "average over samples and positions instead of summing": apart.sum(),
-        "average over the positions too": apart.sum(1).mean(),
-        "return one number: average over samples and positions": apart,
-    }, "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one")
+    apart = (
+        F.normalize(student.square().mean(1).flatten(1))
+        - F.normalize(teacher.square().mean(1).flatten(1))
+    ).square()
+    return compare(
+        answer(student, teacher),
+        distance(),
+        {
+            "square the activations first: a map's sign says nothing about attention": distance(
+                attention=lambda a: a.mean(1)
+            ),
+            "square the activations, A²: the absolute value weights strong ones less": distance(
+                attention=lambda a: a.abs().mean(1)
+            ),
+            "square first, then average over the channels: "
+            "before the square, opposite signs cancel": distance(
+                attention=lambda a: a.mean(1).square()
+            ),
+            "scale every sample's map to length one": distance(lambda a: a),
+            "normalize(x, 1) reads 1 as the p of the norm: write normalize(x, dim=1)": distance(
+                lambda a: F.normalize(a, 1)
+            ),
+            "normalise each sample, not each position over the batch": distance(
+                lambda a: F.normalize(a, dim=0)
+            ),
+            "flatten the map to [B, H·W] before you normalise it": (
+                (unflattened(student) - unflattened(teacher)).square().mean()
+            ),
+            "average over samples and positions instead of summing": apart.sum(),
+            "average over the positions too": apart.sum(1).mean(),
+            "return one number: average over samples and positions": apart,
+        },
+        "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one",
+    )
 
 
 @exercise("3.5")
@@ -145,8 +185,9 @@ def _step(answer: Callable) -> str | None:
             layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
             return nn.Sequential(*layers).double()
 
-    def trained(seen: nn.Module, T2: float = 16.0, classes: int = 1, steps: int = 2,
-                keep: bool = False) -> Tensor:
+    def trained(
+        seen: nn.Module, T2: float = 16.0, classes: int = 1, steps: int = 2, keep: bool = False
+    ) -> Tensor:
         student = network(1)
         optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
         for _ in range(steps):
@@ -171,16 +212,25 @@ def _step(answer: Callable) -> str | None:
         return "the student must be in training mode"
     result = torch.cat([p.flatten() for p in student.parameters()])
     known = network(2).eval()
-    message = compare(result, trained(known), {
-        "the student did not move: call backward() and optimizer.step()": trained(known, steps=0),
-        "the factor T² is missing": trained(known, T2=1.0),
-        "reduction='mean' divides by the number of classes as well: use 'batchmean'":
-            trained(known, classes=3),
-        "T² is missing, and reduction='mean' divides by the number of classes as well":
-            trained(known, T2=1.0, classes=3),
-        "gradients of earlier steps add up: call optimizer.zero_grad() before backward()":
-            trained(known, keep=True),
-    }, "two steps end at other weights than they should: compare with losses.kd line by line")
+    message = compare(
+        result,
+        trained(known),
+        {
+            "the student did not move: call backward() and optimizer.step()": trained(
+                known, steps=0
+            ),
+            "the factor T² is missing": trained(known, T2=1.0),
+            "reduction='mean' divides by the number of classes as well: use 'batchmean'": trained(
+                known, classes=3
+            ),
+            "T² is missing, and reduction='mean' divides by the number of classes as well": trained(
+                known, T2=1.0, classes=3
+            ),
+            "gradients of earlier steps add up: call "
+            "optimizer.zero_grad() before backward()": trained(known, keep=True),
+        },
+        "two steps end at other weights than they should: compare with losses.kd line by line",
+    )
     if message is None and any(p.grad is not None for p in teacher.parameters()):
         return "the weights are right, but the teacher gets gradients: wrap it in torch.no_grad()"
     return message

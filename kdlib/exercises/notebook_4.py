@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -17,18 +17,23 @@ def _cam(answer: Callable) -> str | None:
     feature, gradient = normal(3, 4, 5, 5, seed=24).relu(), normal(3, 4, 5, 5, seed=25)
     weight = gradient.mean((2, 3), keepdim=True)
     evidence = (weight * feature).sum(1)
-    return compare(answer(feature, gradient), evidence.relu(), {
-        "ReLU is missing: evidence against the class does not count": evidence,
-        "ReLU comes after the sum over the channels": (weight * feature).relu().sum(1),
-        "average each channel's gradient over the positions first":
-            (gradient * feature).sum(1).relu(),
-        "sum over the channels instead of averaging": evidence.relu() / 4,
-        "average the gradient over the positions instead of summing": evidence.relu() * 25,
-        "ReLU clips the map, it is no absolute value": evidence.abs(),
-        "weight the features with the mean gradient of their channel":
-            feature.sum(1).relu(),
-        "drop the channel axis: the result is [n, h, w]": evidence.relu()[:, None],
-    }, "weights are the mean gradient of each channel; ReLU of the weighted sum of the channels")
+    return compare(
+        answer(feature, gradient),
+        evidence.relu(),
+        {
+            "ReLU is missing: evidence against the class does not count": evidence,
+            "ReLU comes after the sum over the channels": (weight * feature).relu().sum(1),
+            "average each channel's gradient over the positions first": (
+                (gradient * feature).sum(1).relu()
+            ),
+            "sum over the channels instead of averaging": evidence.relu() / 4,
+            "average the gradient over the positions instead of summing": evidence.relu() * 25,
+            "ReLU clips the map, it is no absolute value": evidence.abs(),
+            "weight the features with the mean gradient of their channel": feature.sum(1).relu(),
+            "drop the channel axis: the result is [n, h, w]": evidence.relu()[:, None],
+        },
+        "weights are the mean gradient of each channel; ReLU of the weighted sum of the channels",
+    )
 
 
 @exercise("4.2")
@@ -36,29 +41,37 @@ def _fooling(answer: Callable) -> str | None:
     """The fooling rate of an attack"""
     clean = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 0])
     attacked = torch.tensor([0, 1, 9, 9, 4, 5, 6, 2, 8, 1])
-    labels = torch.tensor([0, 1, 2, 9, 4, 5, 6, 2, 7, 5])     # the last two are wrong throughout
+    labels = torch.tensor([0, 1, 2, 9, 4, 5, 6, 2, 7, 5])  # the last two are wrong throughout
     share = (clean != attacked).double().mean()
     right = clean == labels
-    return compare(answer(clean, attacked, labels), 100 * share, {
-        "give the rate in percent": share,
-        "this is the share that did not change": 100 * (1 - share),
-        "this is the error under attack: an image that was wrong before and after is not fooled":
-            100 * (attacked != labels).double().mean(),
-        "this is the loss of accuracy: count every changed prediction, also a wrong one":
-            100 * (right.double().mean() - (attacked == labels).double().mean()),
-        "count images whose clean prediction was wrong, too":
-            100 * (clean != attacked)[right].double().mean(),
-        "count changed predictions of images that were wrong before, too":
-            100 * (right & (attacked != labels)).double().mean(),
-        "divide by the number of images": (clean != attacked).sum().double(),
-    }, "count the images whose predicted class changed, whatever the label says")
+    return compare(
+        answer(clean, attacked, labels),
+        100 * share,
+        {
+            "give the rate in percent": share,
+            "this is the share that did not change": 100 * (1 - share),
+            "this is the error under attack: an image that was wrong before and after "
+            "is not fooled": 100 * (attacked != labels).double().mean(),
+            "this is the loss of accuracy: count every changed prediction, also a wrong one": (
+                100 * (right.double().mean() - (attacked == labels).double().mean())
+            ),
+            "count images whose clean prediction was wrong, too": (
+                100 * (clean != attacked)[right].double().mean()
+            ),
+            "count changed predictions of images that were wrong before, too": (
+                100 * (right & (attacked != labels)).double().mean()
+            ),
+            "divide by the number of images": (clean != attacked).sum().double(),
+        },
+        "count the images whose predicted class changed, whatever the label says",
+    )
 
 
 @exercise("4.3")
 def _attack_step(answer: Callable) -> str | None:
     """One step of iterative FGSM"""
     image = normal(3, 1, 4, 4, seed=21).sigmoid()
-    epsilon, size = 0.12, 0.15     # a step may leave both boxes
+    epsilon, size = 0.12, 0.15  # a step may leave both boxes
     moved = (image + 0.3 * (normal(3, 1, 4, 4, seed=22).sigmoid() - 0.5)).clamp(0, 1)
     gradient = normal(3, 1, 4, 4, seed=23)
 
@@ -66,19 +79,27 @@ def _attack_step(answer: Callable) -> str | None:
         return x.clamp(centre - epsilon, centre + epsilon).clamp(0, 1)
 
     up = moved + size * gradient.sign()
-    return compare(answer(moved, gradient, image, epsilon, size), box(up), {
-        "the attack goes down the loss: add the signs instead of subtracting them":
-            box(moved - size * gradient.sign()),
-        "take the sign of the gradient: only the direction of each pixel counts":
-            box(moved + size * gradient),
-        "start from `moved`, the image after the earlier steps, not from the clean one":
-            box(image + size * gradient.sign()),
-        "the box lies around the clean image, not around `moved`": box(up, moved),
-        "a pixel has left [0, 1]": up.clamp(image - epsilon, image + epsilon),
-        "a pixel has left the box of ±epsilon around the clean image": up.clamp(0, 1),
-        "both limits are missing: ±epsilon around the clean image, and [0, 1]": up,
-        "step by `size`; epsilon is the limit": box(moved + epsilon * gradient.sign()),
-    }, "move each pixel by size along the sign of its gradient, then clip twice")
+    return compare(
+        answer(moved, gradient, image, epsilon, size),
+        box(up),
+        {
+            "the attack goes down the loss: add the signs instead of subtracting them": box(
+                moved - size * gradient.sign()
+            ),
+            "take the sign of the gradient: only the direction of each pixel counts": box(
+                moved + size * gradient
+            ),
+            "start from `moved`, the image after the earlier steps, not from the clean one": box(
+                image + size * gradient.sign()
+            ),
+            "the box lies around the clean image, not around `moved`": box(up, moved),
+            "a pixel has left [0, 1]": up.clamp(image - epsilon, image + epsilon),
+            "a pixel has left the box of ±epsilon around the clean image": up.clamp(0, 1),
+            "both limits are missing: ±epsilon around the clean image, and [0, 1]": up,
+            "step by `size`; epsilon is the limit": box(moved + epsilon * gradient.sign()),
+        },
+        "move each pixel by size along the sign of its gradient, then clip twice",
+    )
 
 
 @exercise("4.4")
@@ -87,20 +108,26 @@ def _own(answer: Callable) -> str | None:
     stream = torch.Generator().manual_seed(26)
     student, teacher = (torch.randint(4, (5, 40), generator=stream) for _ in range(2))
     teacher[:, :20] = student[:, :20]
-    table = 100 * (student[:, None] == teacher[None]).double().mean(2)   # [student, teacher]
+    table = 100 * (student[:, None] == teacher[None]).double().mean(2)  # [student, teacher]
     own = table.diagonal()
     right = own - (table.sum(1) - own) / 4
-    return compare(answer(student, teacher), right, {
-        "give the differences in percentage points": right / 100,
-        "a student's own teacher must not be among the others": own - table.mean(1),
-        "a student's own teacher must not be among the others: after taking it out, divide by "
-        "s - 1": own - (table.sum(1) - own) / 5,
-        "this is the consensus with its own teacher; subtract the one with the others": own,
-        "the sign is wrong: own minus others": -right,
-        "compare one student with all teachers, not one teacher with all students":
-            own - (table.sum(0) - own) / 4,
-        "return one value for each student": right.mean(),
-    }, "for student i: agreement with teacher i, minus the mean agreement with the other teachers")
+    return compare(
+        answer(student, teacher),
+        right,
+        {
+            "give the differences in percentage points": right / 100,
+            "a student's own teacher must not be among the others": own - table.mean(1),
+            "a student's own teacher must not be among the others: after taking it out, divide by "
+            "s - 1": own - (table.sum(1) - own) / 5,
+            "this is the consensus with its own teacher; subtract the one with the others": own,
+            "the sign is wrong: own minus others": -right,
+            "compare one student with all teachers, not one teacher with all students": (
+                own - (table.sum(0) - own) / 4
+            ),
+            "return one value for each student": right.mean(),
+        },
+        "for student i: agreement with teacher i, minus the mean agreement with the other teachers",
+    )
 
 
 @exercise("4.5")
@@ -108,28 +135,39 @@ def _overlap(answer: Callable) -> str | None:
     """Intersection over union of two maps of classes"""
     stream = torch.Generator().manual_seed(27)
     a, b = (torch.randint(3, (60,), generator=stream) for _ in range(2))
-    a[:30], b[:40], classes = 0, 0, 8     # classes 5 to 7 occur in neither map,
-    a[-4:], b[-7:] = 3, 4                 # 3 in the first only, 4 in the second only
+    a[:30], b[:40], classes = 0, 0, 8  # classes 5 to 7 occur in neither map,
+    a[-4:], b[-7:] = 3, 4  # 3 in the first only, 4 in the second only
     one, two = F.one_hot(a, classes).bool(), F.one_hot(b, classes).bool()
     both, either = (one & two).sum(0).double(), (one | two).sum(0).double()
     seen = either > 0
     each = both[seen] / either[seen]
     agreed = (a == b).sum().double()
-    return compare(answer(a, b, classes), 100 * each.mean(), {
-        "give the overlap in percent": each.mean(),
-        "this is the share of equal points": 100 * agreed / 60,
-        "this is the overlap of all points at once: average over the classes, so that small "
-        "regions count": 100 * agreed / (120 - agreed),
-        "average over the classes that occur in a map: an absent one is no disagreement":
-            100 * each.sum() / classes,
-        "a class that occurs in neither map has no overlap: leave it out":
-            100 * (each.sum() + classes - seen.sum()) / classes,
-        "a class that occurs in one map only has the overlap 0: count it": 100 * each[:3].mean(),
-        "take the classes of both maps: one that only the other map has counts, with overlap 0":
-            100 * each[:4].mean(),
-        "divide by the union, not by the sum of the two regions":
-            100 * (both / (one.sum(0) + two.sum(0)))[seen].mean(),
-        "divide by the union, not by the teacher's region":
-            100 * (both / one.sum(0))[one.any(0)].mean(),
-        "return the mean over the classes": 100 * each,
-    }, "for each class |A and B| / |A or B|, then the mean over the classes that occur")
+    return compare(
+        answer(a, b, classes),
+        100 * each.mean(),
+        {
+            "give the overlap in percent": each.mean(),
+            "this is the share of equal points": 100 * agreed / 60,
+            "this is the overlap of all points at once: average over the classes, so that small "
+            "regions count": 100 * agreed / (120 - agreed),
+            "average over the classes that occur in a map: an absent one is no disagreement": (
+                100 * each.sum() / classes
+            ),
+            "a class that occurs in neither map has no overlap: leave it out": (
+                100 * (each.sum() + classes - seen.sum()) / classes
+            ),
+            "a class that occurs in one map only has the overlap 0: count it": (
+                100 * each[:3].mean()
+            ),
+            "take the classes of both maps: one that only the other map has counts, "
+            "with overlap 0": 100 * each[:4].mean(),
+            "divide by the union, not by the sum of the two regions": (
+                100 * (both / (one.sum(0) + two.sum(0)))[seen].mean()
+            ),
+            "divide by the union, not by the teacher's region": (
+                100 * (both / one.sum(0))[one.any(0)].mean()
+            ),
+            "return the mean over the classes": 100 * each,
+        },
+        "for each class |A and B| / |A or B|, then the mean over the classes that occur",
+    )

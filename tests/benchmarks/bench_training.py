@@ -1,6 +1,6 @@
 """Time of a distillation step over a plain step, and of two workers over one, in one run.
 
-    python tests/benchmarks/bench_training.py
+python tests/benchmarks/bench_training.py
 """
 
 import statistics
@@ -35,8 +35,10 @@ def step_ratios(train: data.Split, rounds: int = 5, epochs: int = 4) -> None:
         for name in methods:
             times[name].append(seconds(name, teacher, train, epochs) - filling)
     base = statistics.median(times["ce"])
-    print(f"step with cached teacher / plain step, one thread, median of {rounds}; filling the "
-          f"cache takes {filling / base * epochs:.2f} plain epochs, once")
+    print(
+        f"step with cached teacher / plain step, one thread, median of {rounds}; filling the "
+        f"cache takes {filling / base * epochs:.2f} plain epochs, once"
+    )
     for name in methods:
         print(f"  {name:5s} {statistics.median(times[name]) / base:5.2f}")
 
@@ -53,8 +55,9 @@ def worker_ratio(train: data.Split, rounds: int = 3) -> None:
             parallel.run(job, range(8), workers=workers, progress=False)
             found.append(time.perf_counter() - start)
     one, two = (statistics.median(times[workers]) for workers in (1, 2))
-    print(f"eight trainings: one worker {one:.1f} s, two workers {two:.1f} s, ratio "
-          f"{one / two:.2f}")
+    print(
+        f"eight trainings: one worker {one:.1f} s, two workers {two:.1f} s, ratio {one / two:.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""`repeat`: run recorded experiments again, recorded beside observed."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "run recorded runs again from their files, and compare"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="record of a run, *.json")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="train only N epochs, on the full schedule, and compare the history",
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Repeat each file; 1 if a value lies beyond its tolerance, 2 if one cannot be repeated."""
+    from kdlib import repetition
+
+    status = 0
+    for path in arguments.files:
+        try:
+            found = repetition.repeat(path, epochs=arguments.epochs)
+        except ValueError as error:
+            print(f"{path}\n  {error}")
+            status = 2
+            continue
+        print(f"{path}\n  {found.run}: {found.verdict} ({found.basis})")
+        width = max(len(name) for name, *_ in found.rows)
+        print(f"  {'':{width}}  {'recorded':>14}  {'observed':>14}  tolerance")
+        for name, recorded, observed, tolerance in found.rows:
+            room = "unknown" if tolerance is None else f"{tolerance:.4g}"
+            print(f"  {name:{width}}  {recorded:14.8g}  {observed:14.8g}  {room}")
+        for note in found.notes:
+            print(f"  note: {note}")
+        if found.verdict == "differs" and status == 0:
+            status = 1
+    return status

@@ -1,0 +1,394 @@
+"""Experiments: a function of a seed, run for several seeds, recorded, resumed and repeated.
+
+`over_seeds` runs any function of a seed that returns metrics. `compare` is one caller: it trains
+several methods for the same seeds, so that their differences are paired.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdlib import inputs, recipes, records
+from kdlib.data import Split, device_of
+from kdlib.distillers import METHODS, needs_teacher, parts_of
+from kdlib.engine import files, ranks, workers
+from kdlib.provenance import Identities, identity_of, joint, recipe_of_run
+from kdlib.records import Run, Runs
+from kdlib.training import as_split, build, evaluate, fit
+
+Metrics = Mapping[str, float]
+OneTeacher = nn.Module | Mapping[int, nn.Module] | None
+
+
+class Outcome(NamedTuple):
+    """What a function of a seed may return where metrics alone are not enough."""
+
+    metrics: Mapping[str, Any]
+    history: Sequence[dict[str, float]] = ()
+    kept: Any = None  # anything to look at afterwards; it is never written
+
+
+class _Task(NamedTuple):
+    """One function to call with one seed, and what its record says of it."""
+
+    label: str
+    seed: int
+    function: Callable[[int], Any]
+    config: dict[str, Any]
+    identity: str
+    setting: str
+    data: str
+    methods: tuple[str, ...] = ()  # of the registry
+
+    def __str__(self) -> str:
+        return f"{self.label}, seed {self.seed}"
+
+
+class _Place(NamedTuple):
+    """A task by its number: what is sent to a worker, which has all tasks already."""
+
+    number: int
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class _Result(NamedTuple):
+    """What a worker sends back."""
+
+    place: int
+    table: dict[str, dict[str, float]]
+    outcome: Outcome
+    seconds: float
+    threads: int
+
+
+def over_seeds(
+    function: Callable[[int], Any],
+    seeds: Sequence[int],
+    *,
+    experiment: str,
+    folder: str | Path | None = None,
+    resume: bool | str = False,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Runs:
+    """Call `function(seed)` for every seed, in worker processes, and return the runs.
+
+    A run that fails is reported in a warning and left out; the others are kept.
+
+    Args:
+        function: returns {metric: number}, or {method: {metric: number}} where it compares
+            several methods by itself, or an `Outcome` around either. May be defined in a notebook.
+        seeds: e.g. `evidence.seeds(5)`.
+        experiment: name of the experiment; the method of a function without methods.
+        folder: where finished runs are recorded, each as soon as it ends.
+        resume: take the runs that `folder` already holds, if the same function and the same code
+            of the kit made them; "stale" takes those of other code too.
+        workers: processes; default one a core; 1 runs everything in this process.
+        progress: show a bar with the time left.
+
+    Raises:
+        ValueError: an argument is out of range, or the function has no identity and `folder` is
+            given; the message holds the path to what cannot be identified.
+        RuntimeError: all runs failed.
+    """
+    seeds = _seeds(seeds)
+    name = getattr(function, "__qualname__", type(function).__name__)
+    config = {"function": name}
+    setting = identity_of(function, "function", folder is not None)
+    tasks = [
+        _Task(experiment, seed, function, config, joint(setting, seed), setting, "")
+        for seed in seeds
+    ]
+    return _perform(tasks, experiment, folder, resume, workers, progress)
+
+
+def compare(
+    methods: Mapping[str, Mapping[str, Any]],
+    *,
+    student: Callable[[], nn.Module],
+    train: Split,
+    evaluate_on: Split | Mapping[str, Split],
+    seeds: Sequence[int],
+    teacher: OneTeacher = None,
+    metrics: Callable[[nn.Module, nn.Module | None], Metrics] | None = None,
+    experiment: str = "comparison",
+    folder: str | Path | None = None,
+    resume: bool | str = False,
+    keep: bool = False,
+    workers: int | None = None,
+    progress: bool = True,
+    **common: Any,
+) -> Runs:
+    """Train every method for the same seeds and return the runs.
+
+    Paired: for a seed, all methods start from the same weights and see the same batches and
+    augmentation. Every network, teacher and method is built before the first run starts, so that
+    a typo costs no time. A run that fails is reported in a warning and left out.
+
+    Args:
+        methods: label -> what is special about it, e.g. `{"CE": {}, "KD": {"method": "kd",
+            "temperature": 4.0}}`. Any argument of `fit`, and `teacher`, `student` and `train`.
+        student: builds a fresh network; a class or a partial of one can be repeated from a record.
+        evaluate_on: the split behind the metrics "accuracy" and "loss": validation while you
+            choose settings, test once at the end. Or several by name: then the metrics are
+            "test accuracy" and so on.
+        seeds: e.g. `evidence.seeds(5)`.
+        teacher: one network, or one for each seed; methods without a teacher leave it out.
+        metrics: further results of a trained student and its teacher.
+        experiment, folder, resume, workers, progress: as in `over_seeds`.
+        keep: attach the trained networks as `run.kept`.
+        common: arguments of `fit` for all methods.
+
+    Returns:
+        Runs in the order of `methods`, then `seeds`. Their metrics hold "extra_parameters" (that
+        the method trains besides the student) and "extra_bytes" (its buffers and cached teacher
+        outputs), too.
+    """
+    seeds = _seeds(seeds)
+    if not methods:
+        raise ValueError("methods must hold at least one label, got none")
+    if keep and resume:
+        raise ValueError("resume must be False where networks are kept: records do not hold them")
+    for name in ("seed", "checkpoint", "stop_after"):
+        if any(name in own for own in (common, *methods.values())):
+            raise ValueError(f"{name} must be left out: use seeds, or folder and resume")
+    named = evaluate_on if isinstance(evaluate_on, Mapping) else {"": evaluate_on}
+    evaluated = {
+        name: as_split("evaluate_on" + (f"[{name!r}]" if name else ""), split)
+        for name, split in named.items()
+    }
+    identities = Identities(required=folder is not None)
+    tasks = []
+    for label, own in methods.items():
+        every = {"student": student, "train": train, "teacher": teacher, **common, **own}
+        for seed in seeds:
+            settings = every | {"teacher": _teacher(every["teacher"], seed)}
+            function = functools.partial(
+                train_and_measure, evaluate_on=evaluated, metrics=metrics, keep=keep, **settings
+            )
+            _rehearse(label, settings, seed)
+            setting, exact, data = identities.of(
+                function, isinstance(every["teacher"], Mapping), seed
+            )
+            words = {name: identities.words(value, name) for name, value in every.items()}
+            parts = tuple(parts_of(settings.get("method", "ce")))
+            tasks.append(_Task(label, seed, function, words, exact, setting, data, parts))
+    on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
+    one_process = on_gpu or ranks.join()[1] > 1
+    return _perform(tasks, experiment, folder, resume, 1 if one_process else workers, progress)
+
+
+@recipes.safe
+def train_and_measure(
+    seed: int,
+    *,
+    student: Callable[[], nn.Module],
+    train: Split,
+    evaluate_on: Mapping[str, Split],
+    teacher: nn.Module | None = None,
+    metrics: Callable[[nn.Module, nn.Module | None], Metrics] | None = None,
+    keep: bool = False,
+    **options: Any,
+) -> Outcome:
+    """Build a student, train it with `fit`, measure it: one run of `compare`."""
+    network = build(student, seed)
+    lesson = teacher if needs_teacher(options.get("method", "ce")) else None
+    fitted = fit(network, train, progress=False, seed=seed, teacher=lesson, **options)
+    device = next(network.parameters()).device
+    measured: dict[str, Any] = {}
+    for name, split in evaluate_on.items():
+        scores = evaluate(network, Split(*split).to(device))
+        measured |= {f"{name} {metric}".strip(): value for metric, value in scores.items()}
+    measured |= {
+        "extra_bytes": fitted.extra_bytes,
+        "extra_parameters": sum(p.numel() for p in fitted.distiller.parameters()),
+    }
+    if metrics is not None:
+        measured |= metrics(network, teacher)
+    return Outcome(measured, fitted.history, network if keep else None)
+
+
+def _perform(
+    tasks: list[_Task],
+    experiment: str,
+    folder: str | Path | None,
+    resume: bool | str,
+    count: int | None,
+    progress: bool,
+) -> Runs:
+    """Run the tasks that no record stands for; the runs in the order of the tasks."""
+    records.check_experiment(experiment)
+    inputs.choice("resume", resume, (False, True, "stale"))
+    finished: dict[int, list[Run]] = {}
+    if folder is not None:
+        files.probe(Path(folder) / experiment / "record.json")
+        finished = _stored(tasks, Path(folder) / experiment, resume) if resume else {}
+    methods = dict(METHODS)  # a worker lacks those that a notebook added
+
+    def one(item: _Place) -> _Result:
+        return _call(tasks[item.number], item.number, methods)
+
+    def collect(result: _Result) -> None:
+        place, table, outcome, seconds, threads = result
+        task = tasks[place]
+        recipe, obstacle = recipe_of_run(task.function, task.seed, task.methods)
+        config = task.config | ({"methods": list(table)} if list(table) != [task.label] else {})
+        common = dict(
+            config=config, identity=task.identity, setting=task.setting, data=task.data,
+            code=records.code_fingerprint(), versions=records.versions(),
+            commit=records.commit(), repeat=recipe, obstacle=obstacle, seconds=seconds,
+            threads=threads, history=list(outcome.history), kept=outcome.kept,
+        )  # fmt: skip
+        finished[place] = [
+            Run(experiment, method, task.seed, metrics=found, **common)
+            for method, found in table.items()
+        ]
+        if isinstance(outcome.kept, nn.Module):
+            made = {"call": recipes.name_of(at_seed), "args": [*(recipe or {}).values()]}
+            reason = recipes.Unrepeatable(obstacle)
+            recipes.remember(outcome.kept, {"get": "kept", "of": made} if recipe else reason)
+        if folder is not None and ranks.join()[0] == 0:
+            for run in finished[place]:
+                _record(run, folder)
+
+    workers.each(
+        one,
+        [_Place(i, str(task)) for i, task in enumerate(tasks) if i not in finished],
+        workers=count,
+        label=f"runs of {experiment}",
+        on_result=collect,
+        progress=progress,
+    )
+    return Runs(run for place in sorted(finished) for run in finished[place])
+
+
+def _call(task: _Task, place: int, methods: Mapping[str, Any]) -> _Result:
+    """Carry one task out, in this process or in a worker."""
+    METHODS.update(methods)
+    start = time.perf_counter()
+    outcome = at_seed(task.function, task.seed)
+    seconds = time.perf_counter() - start
+    return _Result(
+        place, by_method(outcome.metrics, task.label), outcome, seconds, torch.get_num_threads()
+    )
+
+
+@recipes.safe
+def at_seed(function: Callable[[int], Any], seed: int) -> Outcome:
+    """`function(seed)` as an `Outcome`."""
+    found = function(seed)
+    outcome = found if isinstance(found, Outcome) else Outcome(found)
+    if not isinstance(outcome.metrics, Mapping) or not outcome.metrics:
+        raise TypeError(
+            "function must return metrics {name: number}, or an Outcome around them, got "
+            f"{inputs.describe(found)}"
+        )
+    return outcome
+
+
+def by_method(metrics: Mapping[str, Any], label: str) -> dict[str, dict[str, float]]:
+    """{method: {metric: plain number}}; metrics without methods are the label's."""
+    nested = all(isinstance(value, Mapping) for value in metrics.values())
+    table = metrics if nested else {label: metrics}
+    return {
+        method: {name: _plain(name, value) for name, value in found.items()}
+        for method, found in table.items()
+    }
+
+
+def _plain(name: str, value: Any) -> float:
+    """A metric as Python's own int or float."""
+    if isinstance(value, (Tensor, np.ndarray)) and math.prod(value.shape) == 1:
+        value = value.item()
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
+    raise TypeError(f"metric {name!r} must be a number, got {inputs.describe(value)}")
+
+
+def _record(run: Run, folder: str | Path) -> None:
+    """Write a record; a run that cannot be written stays in memory, with a warning."""
+    try:
+        records.save(run, folder)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"not recorded: {error}", RuntimeWarning, stacklevel=2)
+
+
+def _stored(tasks: list[_Task], folder: Path, resume: bool | str) -> dict[int, list[Run]]:
+    """{place: runs} of the tasks that records stand for; other code's only where asked for."""
+    if not folder.is_dir():
+        return {}
+    by_identity: dict[str, list[Run]] = {}
+    for path in sorted(folder.glob("*.json")):
+        run = records.read(path)
+        by_identity.setdefault(run.identity, []).append(run)
+    found, stale = {}, 0
+    for place, task in enumerate(tasks):
+        runs = by_identity.get(task.identity, [])
+        wanted = runs[0].config.get("methods", [task.label]) if runs else [task.label]
+        by_method = {run.method: run for run in runs}
+        if not all(method in by_method for method in wanted):
+            continue
+        if resume != "stale" and any(by_method[method].stale for method in wanted):
+            stale += 1
+            continue
+        found[place] = [by_method[method] for method in wanted]
+    if stale:
+        warnings.warn(
+            f"{stale} recorded runs were made by other code of the kit and are run again; "
+            "resume='stale' takes them as they are",
+            stacklevel=4,
+        )
+    return found
+
+
+# Checks before the first run
+
+
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    found = [inputs.whole("seeds", seed, low=0) for seed in seeds]
+    if not found or len(set(found)) < len(found):
+        raise ValueError(f"seeds must be different and at least one, got {found}")
+    return found
+
+
+def _teacher(teacher: OneTeacher, seed: int) -> nn.Module | None:
+    if isinstance(teacher, Mapping):
+        if seed not in teacher:
+            raise ValueError(f"teacher must hold a network for seed {seed}, got {sorted(teacher)}")
+        return teacher[seed]
+    return teacher
+
+
+def _rehearse(label: str, settings: Mapping[str, Any], seed: int) -> None:
+    """Build everything of one run without training it; the constructor must build anew."""
+    settings = dict(settings)
+    constructor = settings.pop("student")
+    network, again = build(constructor, seed), build(constructor, seed)
+    shared = set(map(id, network.parameters())) & set(map(id, again.parameters()))
+    if network is again or shared:
+        raise ValueError(
+            f"student of {label!r} must build a new network at every call, but two calls share "
+            "weights: give the class or functools.partial of it"
+        )
+    if not needs_teacher(settings.get("method", "ce")):
+        settings["teacher"] = None
+    try:
+        fit(network, settings.pop("train"), stop_after=0, progress=False, **settings)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{label!r}: {error}") from error

@@ -1,0 +1,125 @@
+"""Repeating a recorded run from its file alone: recorded beside observed."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
+
+from kdlib import inputs, recipes, records
+from kdlib.engine import workers
+from kdlib.experiments import at_seed, by_method
+from kdlib.records import Run
+
+
+class Repetition(NamedTuple):
+    """Recorded and observed values of one record, by name, and what follows."""
+
+    run: Run
+    rows: list[tuple[str, float, float, float | None]]  # name, recorded, observed, tolerance
+    verdict: str  # "repeats", "differs" or "not decidable"
+    basis: str  # how it was decided
+    notes: list[str]
+
+
+def repeat(path: str | Path, *, epochs: int | None = None) -> Repetition:
+    """Run a record again from the file alone and compare.
+
+    On the same processor, versions, threads and code the values must be equal. Elsewhere a value
+    may differ by t SD √2, with SD over at least five runs of the same setting in the record's
+    folder: two draws of one seed differ that much in 5 % of the cases.
+
+    Args:
+        path: of the record.
+        epochs: train only so many epochs, on the full schedule, and compare the history.
+
+    Raises:
+        ValueError: the record cannot be repeated; says why.
+    """
+    run = records.read(path)
+    if run.repeat is None:
+        raise ValueError(f"{path} cannot be repeated: {run.obstacle or 'it holds no recipe'}")
+    notes: list[str] = []
+    with workers.threads(run.threads):
+        function = recipes.make(run.repeat["function"], notes)
+        seed = inputs.whole("seed", run.repeat["seed"], low=0)
+        if epochs is not None:
+            if not run.history:
+                raise ValueError(f"{path} holds no history: leave epochs out")
+            inputs.whole("epochs", epochs, high=len(run.history))
+            function = functools.partial(function, stop_after=epochs)
+        outcome = at_seed(function, seed)
+    if run.stale:
+        notes.append("the record was made by other code of the kit")
+    exact = run.versions == records.versions() and not run.stale
+    siblings = [] if exact else _siblings(run, Path(path).parent)
+    if epochs is None:
+        found = by_method(outcome.metrics, run.method).get(run.method, {})
+        pairs = [
+            (
+                name,
+                value,
+                found.get(name, math.nan),
+                [other.metrics.get(name, math.nan) for other in siblings],
+            )
+            for name, value in run.metrics.items()
+        ]
+    else:
+        pairs = [
+            (
+                f"epoch {place + 1}, {name}",
+                value,
+                observed.get(name, math.nan),
+                [
+                    other.history[place].get(name, math.nan)
+                    for other in siblings
+                    if len(other.history) > place
+                ],
+            )
+            for place, (recorded, observed) in enumerate(zip(run.history, outcome.history))
+            for name, value in recorded.items()
+        ]
+    rows = [
+        (name, recorded, observed, 0.0 if exact else _tolerance(others))
+        for name, recorded, observed, others in pairs
+    ]
+    return Repetition(run, rows, *_judge(rows, exact), notes)
+
+
+def _siblings(run: Run, folder: Path) -> list[Run]:
+    """Runs of the same setting beside a record, itself included."""
+    found = [records.read(path) for path in sorted(folder.glob("*.json"))]
+    return [
+        other
+        for other in found
+        if (other.method, other.setting, other.experiment)
+        == (run.method, run.setting, run.experiment)
+    ]
+
+
+def _tolerance(values: list[float]) -> float | None:
+    """t SD √2 of at least five values, None of fewer."""
+    values = [value for value in values if math.isfinite(value)]
+    if len(values) < 5:
+        return None
+    return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) * math.sqrt(2))
+
+
+def _judge(rows: list[tuple[str, float, float, float | None]], exact: bool) -> tuple[str, str]:
+    apart = [
+        row
+        for row in rows
+        if row[3] is not None
+        and not abs(row[1] - row[2]) <= row[3] + 1e-12 * abs(row[1]) * (not exact)
+    ]
+    if apart:
+        return "differs", f"{', '.join(row[0] for row in apart)} beyond the tolerance"
+    if exact:
+        return "repeats", "equal processor, versions, threads and code: all values are the same"
+    if any(row[3] is None for row in rows):
+        return "not decidable", "another machine or version, and fewer than five runs beside it"
+    return "repeats", "another machine or version: within t SD √2 of the runs beside it"
