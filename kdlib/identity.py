@@ -113,7 +113,8 @@ def _numbers(value: Tensor | np.ndarray) -> bytes:
     """Type, shape and content of numbers, whatever the device and the memory layout."""
     if isinstance(value, Tensor):
         dense = value.detach() if value.layout == torch.strided else value.detach().to_dense()
-        flat = dense.as_subclass(Tensor).cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        dense = dense.as_subclass(Tensor).cpu().resolve_conj().resolve_neg().contiguous()
+        flat = dense.as_strided((dense.numel(),), (1,))  # also one number out of a strided view
         kind, raw = str(value.dtype), flat.view(torch.uint8).numpy()
     elif value.dtype.hasobject:
         raise TypeError("an array of Python objects has no content of its own: use a list")
@@ -491,5 +492,5 @@ def _imported(
             importlib.import_module(f"{full}.{one}")
         yield f"import {full}.{one}", getattr(module, one, None)
     if not wanted:
-        for one in {full, full.partition(".")[0]}:
-            yield f"import {one}", sys.modules[one]
+        top = full.partition(".")[0]  # `import a.b` binds a, which holds b
+        yield f"import {top}", sys.modules[top]

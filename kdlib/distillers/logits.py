@@ -11,6 +11,8 @@ from torch import Tensor
 from kdlib import inputs, losses
 from kdlib.distillers.base import Batch, Distiller, Setup, register
 
+TEMPERATURE = {"low": 1e-3, "high": 100.0}  # what the losses compute exactly in float32
+
 
 @register("ce", needs_teacher=False)
 def ce(setup: Setup) -> Distiller:
@@ -26,7 +28,7 @@ def kd(setup: Setup, *, temperature: float = 4.0, alpha: float = 0.9) -> Distill
         return losses.kd(batch.student.logits, batch.teacher.logits, temperature)
 
     alpha = inputs.number("alpha", alpha, low=0, high=1)
-    inputs.number("temperature", temperature, above=0)
+    inputs.number("temperature", temperature, **TEMPERATURE)
     return Distiller(loss, weight=alpha, ce_weight=1 - alpha)
 
 
@@ -48,7 +50,7 @@ def dkd(
     ramp_epochs = inputs.whole("warmup", warmup, low=0)
     for name, value in {"alpha": alpha, "beta": beta}.items():
         inputs.number(name, value, low=0)
-    inputs.number("temperature", temperature, above=0)
+    inputs.number("temperature", temperature, **TEMPERATURE)
 
     def loss(batch: Batch) -> Tensor:
         student, teacher = batch.student.logits, batch.teacher.logits
@@ -73,7 +75,7 @@ def dist(
     """
     for name, value in {"beta": beta, "gamma": gamma}.items():
         inputs.number(name, value, low=0)
-    inputs.number("temperature", temperature, above=0)
+    inputs.number("temperature", temperature, **TEMPERATURE)
 
     def loss(batch: Batch) -> Tensor:
         return losses.dist(batch.student.logits, batch.teacher.logits, beta, gamma, temperature)

@@ -1,0 +1,115 @@
+"""The same calls on a GPU: every method, half precision, checkpoints, comparisons."""
+
+import pytest
+import torch
+from test_training import build, conv, toy, trained, weights
+
+from kdlib import data, distillers, experiments, stages, training
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+
+METHODS = [*distillers.METHODS, "kd+crd"]
+
+
+def images(n: int = 64, seed: int = 0) -> data.Split:
+    return toy(n, seed).to("cuda")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    network = build(conv, 7)
+    training.fit(network, toy(), epochs=3, lr=1e-2, progress=False)
+    return network
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_follows_the_cpu(method, teacher):
+    """Twelve steps without dropout, whose random numbers differ."""
+    own = {} if method == "ce" else {"teacher": teacher, "ce_weight": 0.5}
+    found = []
+    for device in ("cpu", "cuda"):
+        network, lesson = build(conv, 0), {**own}
+        network.dropout.p = 0.0
+        if "teacher" in lesson:
+            lesson["teacher"] = build(conv, 7)
+            lesson["teacher"].load_state_dict(teacher.cpu().state_dict())
+        if "crd" in method:  # a bank draws its negatives on the device
+            lesson |= {"crd": {"bank": False}} if "+" in method else {"bank": False}
+        training.fit(
+            network,
+            toy(),
+            method=method,
+            epochs=3,
+            batch_size=16,
+            lr=2e-3,
+            seed=0,
+            device=device,
+            augment=data.shift,
+            progress=False,
+            **lesson,
+        )
+        assert next(network.parameters()).device.type == device
+        found.append(weights(network.cpu()))
+    torch.testing.assert_close(found[1], found[0], atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "crd", "hint"])
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_a_training_on_the_gpu_resumes(method, precision, teacher, tmp_path):
+    own = {} if method == "ce" else {"teacher": teacher.cuda()}
+    settings = dict(device="cuda", epochs=4, augment=data.shift, precision=precision, **own)
+    whole = trained(method, **settings)
+    trained(method, checkpoint=tmp_path / "c.pt", stop_after=2, **settings)
+    resumed = trained(method, checkpoint=tmp_path / "c.pt", **settings)
+    torch.testing.assert_close(weights(resumed.cpu()), weights(whole.cpu()), atol=1e-3, rtol=1e-3)
+
+
+def test_a_diverging_training_names_term_and_step():
+    network = build(conv, 0)
+
+    def growing(progress):
+        return 1.0 if progress < 0.5 else 1e30
+
+    with pytest.raises(FloatingPointError, match=r"term 'ce' became .* in epoch 2, step [1234]"):
+        training.fit(
+            network,
+            images(),
+            epochs=2,
+            batch_size=16,
+            lr=1e-2,
+            schedule=growing,
+            seed=0,
+            progress=False,
+        )
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_compiled_networks_train():
+    network = torch.compile(build(conv, 0))
+    training.fit(network, images(), epochs=2, batch_size=16, progress=False)
+    assert stages.predict(network, images().images).isfinite().all()
+
+
+def test_comparisons_run_on_the_gpu(teacher, tmp_path):
+    runs = experiments.compare(
+        {"CE": {}, "KD": {"method": "kd"}},
+        student=conv,
+        teacher=teacher.cuda(),
+        train=images(),
+        evaluate_on=images(40, 1),
+        seeds=range(2),
+        epochs=2,
+        folder=tmp_path,
+        progress=False,
+    )
+    assert runs.paired("KD", "CE").shape == (2,)
+
+
+def test_measures_read_a_network_on_the_gpu(teacher):
+    from kdlib import analysis
+
+    network, split = teacher.cuda(), images()
+    assert analysis.grad_cam(network, *split, "blocks.1").is_cuda
+    attack = analysis.successful_attacks(network, *split, epsilon=0.2)
+    assert 0 <= attack.rate <= 100
+    assert analysis.linear_cka(split.images, split.images) == pytest.approx(1)
