@@ -8,9 +8,9 @@ and version, those of this package by name alone: hash its code separately.
 Doubt counts as a change: a compiled function, a matplotlib axes, an object that caches on itself,
 another Python, or a script instead of a notebook may get a new identity. A run is then repeated,
 never taken for another. Out of scope, hence invisible: library code patched at run time, files
-and environment variables read by the code that runs, modules imported by a computed name, and by
-request `requires_grad` and the training mode. Reading an identity imports the user's modules that
-a function would import when it is called.
+and environment variables read by the code that runs, modules imported by a computed name,
+annotations, `requires_grad`, training or evaluation mode, and the order of a dictionary. Reading
+an identity imports the user's modules that a function would import when it is called.
 """
 
 from __future__ import annotations
@@ -43,16 +43,9 @@ _KIT = __name__.partition(".")[0]
 _READS = "LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"
 _SILENT = "NOP", "EXTENDED_ARG", "CACHE"  # follow the layout of the source, and do nothing
 _LABELS = "__doc__", "__module__", "__firstlineno__", "__static_attributes__"
-_NOISE = {
-    *_LABELS,
-    "__dict__",
-    "__weakref__",
-    "__annotations__",
-    "__annotate__",
-    "__annotate_func__",
-}
-_NOISE |= {"__annotations_cache__", "_abc_impl", "_backward_cls", "__builtins__", "__cached__"}
-_NOISE |= {"__name__", "__file__", "__path__", "__package__", "__spec__", "__loader__"}
+_NOISE = {*_LABELS, "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
+_NOISE |= {"_abc_impl", "_backward_cls", "__builtins__", "__cached__", "__spec__", "__loader__"}
+_NOISE |= {"__name__", "__file__", "__path__", "__package__"}  # where code comes from
 _HIDING = eval, exec, globals, locals  # what they read stands in no instruction
 _CALLED = 0x3AC  # flags of a code object: *args, **kwargs, generator, coroutine
 _STATEFUL = "stateful"  # label of an object that, shared, differs from two equal ones

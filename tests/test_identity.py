@@ -333,6 +333,7 @@ EQUAL = [  # what changes, source, what is replaced, by what
     ("docstring of a nested class", NESTED, "class Local:", "class Local:\n        'Text.'"),
     ("docstring before many constants", LONG, "pass", "'Text.'"),
     ("annotation", HELPERS, "def inner(x)", "def inner(x: float) -> float"),
+    ("annotation of a class", CALLABLE, "step = 3", "step = 3\n    kind: int"),
     ("unused global", HELPERS, "RATE = 0.1", "RATE = 0.1\nOTHER = 1"),
     ("unused function", HELPERS, "def outer", "def spare(): pass\ndef outer"),
     ("cell run again", FUNCTION, "def value", FUNCTION + "\ndef value"),
@@ -509,6 +510,8 @@ HELPER = "RATE = 2\ndef used(x):\n    return x * RATE\ndef spare(x):\n    return
 IMPORTS = {
     "from": "from helper_ import used\ndef value(x): return used(x)",
     "attribute": "import helper_\ndef value(x): return helper_.used(x)",
+    "import in another cell": "exec('import helper_', globals())\n"
+    "def value(x): return helper_.used(x)",
     "renamed": "import helper_ as h\ndef value(x): return h.used(x)",
     "as a value": "import helper_\ndef value(x): return getattr(helper_, 'used')(x)",
     "inside": "def value(x):\n    import helper_\n    return helper_.used(x)",
@@ -556,6 +559,15 @@ def test_a_users_package_is_followed(modules, main):
     assert first != found(HELPER.replace("RATE = 2", "RATE = 3"))
 
 
+def test_importing_a_submodule_reads_its_package(modules):
+    main = "def value(x):\n    import pack_.helper\n    return pack_.RATE"
+
+    def found(rate):
+        return modules({"pack_/__init__.py": rate, "pack_/main.py": main, "pack_/helper.py": ""})
+
+    assert found("RATE = 1") == found("RATE = 1  # moved") != found("RATE = 2")
+
+
 def test_a_module_that_is_not_there_is_no_error_until_it_is(modules):
     main = (
         "def value(x):\n    try:\n        import helper_\n    except ImportError:\n        return x"
@@ -580,7 +592,8 @@ def test_an_installed_library_counts_by_version_and_this_package_by_name(monkeyp
 
     values = [F.linear, F.relu, torch.relu, nn.Linear, F, np.add, np.random.default_rng]
     before, own = [identity(value) for value in values], identity(models.ResNet)
-    monkeypatch.setattr(module, "_version", lambda top: "0" if top in ("torch", "numpy") else "1")
+    real = module._version
+    monkeypatch.setattr(module, "_version", lambda t: "0" if t in ("torch", "numpy") else real(t))
     for value, old in zip(values, before, strict=True):
         assert identity(value) != old
     monkeypatch.undo()
