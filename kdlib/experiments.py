@@ -175,12 +175,15 @@ def compare(
     tasks = []
     for label, own in methods.items():
         every = {"student": student, "train": train, "teacher": teacher, **common, **own}
+        if metrics is None and not needs_teacher(every.get("method", "ce")):
+            every["teacher"] = None
         for seed in seeds:
             settings = every | {"teacher": _teacher(every["teacher"], seed)}
             function = functools.partial(
                 train_and_measure, evaluate_on=evaluated, metrics=metrics, keep=keep, **settings
             )
-            _rehearse(label, settings, seed)
+            if seed == seeds[0]:
+                _rehearse(label, settings, seed)
             setting, exact, data = identities.of(
                 function, isinstance(every["teacher"], Mapping), seed
             )
@@ -188,8 +191,11 @@ def compare(
             parts = tuple(parts_of(settings.get("method", "ce")))
             tasks.append(_Task(label, seed, function, words, exact, setting, data, parts))
     on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
-    one_process = on_gpu or ranks.join()[1] > 1
-    return _perform(tasks, experiment, folder, resume, 1 if one_process else workers, progress)
+    if on_gpu or ranks.join()[1] > 1:
+        if workers not in (None, 1):
+            raise ValueError(f"workers must be 1 on a GPU and under torchrun, got {workers}")
+        workers = 1
+    return _perform(tasks, experiment, folder, resume, workers, progress)
 
 
 @recipes.safe
@@ -233,6 +239,8 @@ def _perform(
     """Run the tasks that no record stands for; the runs in the order of the tasks."""
     records.check_experiment(experiment)
     inputs.choice("resume", resume, (False, True, "stale"))
+    if resume and folder is None:
+        raise ValueError("resume needs the folder that holds the records: give one")
     finished: dict[int, list[Run]] = {}
     if folder is not None:
         files.probe(Path(folder) / experiment / "record.json")

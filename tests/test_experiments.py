@@ -268,6 +268,7 @@ network = training.build(conv, 0)
         ({"A": {}}, {"seed": 3}, "seed must be left out"),
         ({"A": {"checkpoint": "c.pt"}}, {}, "checkpoint must be left out"),
         ({"A": {}}, {"keep": True, "resume": True}, "resume must be False where networks are kept"),
+        ({"A": {}}, {"resume": True}, "resume needs the folder"),
         ({"A": {}}, {"evaluate_on": Split(toy().images[:0], toy().labels[:0])}, "evaluate_on"),
     ],
 )
