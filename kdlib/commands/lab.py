@@ -1,4 +1,4 @@
-"""Open JupyterLab in `notebooks/`, also as root in a container and without a display."""
+"""Open JupyterLab on a student's own copies, also as root in a container and without a display."""
 
 from __future__ import annotations
 
@@ -9,22 +9,29 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
+from kdlib.engine import copies, notebooks
 from kdlib.engine.environment import one_thread_environment, quiet_environment
-from kdlib.engine.notebooks import FOLDER
 
-HELP = "open JupyterLab in notebooks/"
+HELP = "open JupyterLab on your own copies of the notebooks, in mine/"
+SETTINGS = Path(__file__).resolve().parents[1] / "assets" / "jupyter"  # no question about news
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Every other option is JupyterLab's."""
+    """One option is the kit's, every other one JupyterLab's."""
+    parser.add_argument(
+        "--originals",
+        action="store_true",
+        help="open notebooks/ instead, and leave mine/ as it is",
+    )
     parser.epilog = "Other options go to JupyterLab, for example --port 9000."
     parser.set_defaults(options=[])
 
 
 def main(arguments: argparse.Namespace) -> int:
     """Start the server; returns its exit status."""
-    return start(arguments.options)
+    return start(arguments.options, originals=arguments.originals)
 
 
 def has_display(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
@@ -40,13 +47,20 @@ def is_root() -> bool:
 
 
 def command(
-    options: Sequence[str] = (), *, root: bool, display: bool, folder: Path = FOLDER
+    options: Sequence[str] = (),
+    *,
+    root: bool,
+    display: bool,
+    folder: Path = notebooks.FOLDER,
+    first: str = "",
 ) -> list[str]:
     """The command line of the server; `options` come last, so they win.
 
-    The server may read the whole kit (a notebook links to the library), and opens in `folder`.
-    Quiet: what Jupyter prints at this log level is its address, with the token.
+    The server may read the whole kit (a notebook links to the library), and opens in `folder`, if
+    asked to at the notebook `first`. Quiet: what Jupyter prints at this log level is its address,
+    with the token.
     """
+    page = quote(f"/lab/tree/{folder.name}/{first}")
     return [
         sys.executable,
         "-m",
@@ -55,6 +69,7 @@ def command(
         "--LabApp.log_level=ERROR",
         f"--ServerApp.root_dir={folder.parent}",
         f"--FileContentsManager.preferred_dir={folder}",
+        *([f"--LabApp.default_url={page}"] if first else []),
         # Nothing is asked of the network.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -64,26 +79,33 @@ def command(
     ]
 
 
-def start(options: Sequence[str] = ()) -> int:
+def start(options: Sequence[str] = (), *, originals: bool = False) -> int:
     """Start the server and stay until it ends; returns its exit status.
+
+    Args:
+        options: of JupyterLab.
+        originals: open the kit's notebooks themselves instead of the student's copies.
 
     Raises:
         FileNotFoundError: JupyterLab or the folder of notebooks is missing; says what to do.
+        ValueError: a notebook of the kit cannot be read.
+        OSError: the copies cannot be written; says what to do.
     """
     if importlib.util.find_spec("jupyterlab") is None:
         raise FileNotFoundError(
             f"JupyterLab is not installed for {sys.executable}: run "
             "`python -m pip install -r requirements.txt` in the kit's folder"
         )
-    if not FOLDER.is_dir():
+    if not notebooks.FOLDER.is_dir():
         raise FileNotFoundError(
-            f"no folder {FOLDER}: install the kit from its own folder with "
+            f"no folder {notebooks.FOLDER}: install the kit from its own folder with "
             "`pip install -r requirements.txt`"
         )
-    line = command(options, root=is_root(), display=has_display())
-    # The kernel "python3" of this environment, not one that the user installed for another.
-    settings = {"JUPYTER_PREFER_ENV_PATH": "1", **one_thread_environment(), **quiet_environment()}
-    environment = os.environ | settings
+    folder, first = notebooks.FOLDER, ""
+    if not originals:
+        folder, first = copies.FOLDER, _refresh_copies()
+    line = command(options, root=is_root(), display=has_display(), folder=folder, first=first)
+    environment = os.environ | server_environment()
     print("Starting JupyterLab. Stop it with Ctrl-C.", flush=True)
     if os.name == "posix":  # become the server: signals reach it directly
         os.execve(line[0], line, environment)
@@ -93,3 +115,28 @@ def start(options: Sequence[str] = ()) -> int:
             return process.wait()
         except KeyboardInterrupt:  # the server has it too, and asks whether to stop
             continue
+
+
+def server_environment() -> dict[str, str]:
+    """Variables of the server and its kernels."""
+    given = os.environ.get("JUPYTER_CONFIG_PATH")
+    return {
+        # The kernel "python3" of this environment, not one that the user installed for another.
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [given, str(SETTINGS)])),
+        **one_thread_environment(),
+        **quiet_environment(),
+    }
+
+
+def _refresh_copies() -> str:
+    """Bring the copies up to date and say how; returns the name of the first."""
+    known = notebooks.find()
+    try:
+        news = copies.refresh(known, copies.FOLDER)
+    except OSError as error:
+        advice = f"{error.strerror}. `lab --originals` opens the notebooks without copies"
+        raise type(error)(error.errno, advice, error.filename) from error
+    for line in news:
+        print(line)
+    return known[0].name
