@@ -65,6 +65,7 @@ class Split(_Pair):
     """
 
     origin: Any = None
+    versions: Any = None  # of the tensors, when the origin was noted
 
     @classmethod
     def of(cls, found: Any, name: str = "split") -> Split:

@@ -1,4 +1,4 @@
-"""Experiments: a function of a seed, run for several seeds, recorded, resumed and repeated.
+"""Experiments: a function of a seed, run for several seeds, recorded and resumed.
 
 `over_seeds` runs any function of a seed that returns metrics. `compare` is one caller: it trains
 several methods for the same seeds, so that their differences are paired.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import math
 import numbers
+import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from kdlib import inputs, recipes, records
 from kdlib.data import Split, device_of
 from kdlib.distillers import METHODS, needs_teacher, parts_of
-from kdlib.engine import files, ranks, workers
+from kdlib.engine import files, ranks
+from kdlib.engine.workers import each
 from kdlib.provenance import Identities, identity_of, joint, recipe_of_run
 from kdlib.records import Run, Runs
 from kdlib.training import as_split, build, evaluate, fit
 
 Metrics = Mapping[str, float]
-OneTeacher = nn.Module | Mapping[int, nn.Module] | None
+Teachers = nn.Module | Mapping[int, nn.Module] | None
 
 
 class Outcome(NamedTuple):
@@ -109,10 +111,13 @@ def over_seeds(
     name = getattr(function, "__qualname__", type(function).__name__)
     config = {"function": name}
     setting = identity_of(function, "function", folder is not None)
+    exact = setting
+    setting = setting or f"unidentified, {secrets.token_hex(8)}"
     tasks = [
-        _Task(experiment, seed, function, config, joint(setting, seed), setting, "")
-        for seed in seeds
+        _Task(experiment, seed, function, config, joint(exact, seed), setting, "") for seed in seeds
     ]
+    if ranks.join()[1] > 1:
+        workers = _alone(workers)
     return _perform(tasks, experiment, folder, resume, workers, progress)
 
 
@@ -123,7 +128,7 @@ def compare(
     train: Split,
     evaluate_on: Split | Mapping[str, Split],
     seeds: Sequence[int],
-    teacher: OneTeacher = None,
+    teacher: Teachers = None,
     metrics: Callable[[nn.Module, nn.Module | None], Metrics] | None = None,
     experiment: str = "comparison",
     folder: str | Path | None = None,
@@ -158,20 +163,32 @@ def compare(
         the method trains besides the student) and "extra_bytes" (its buffers and cached teacher
         outputs), too.
     """
-    seeds = _seeds(seeds)
-    if not methods:
-        raise ValueError("methods must hold at least one label, got none")
+    seeds, train = _seeds(seeds), as_split("train", train)
+    if not isinstance(methods, Mapping) or not methods:
+        raise ValueError(f"methods must hold at least one label, got {inputs.describe(methods)}")
+    for label, own in methods.items():
+        if not isinstance(label, str) or not isinstance(own, Mapping):
+            raise TypeError(f"methods must map labels to arguments of fit, got {label!r}: {own!r}")
     if keep and resume:
         raise ValueError("resume must be False where networks are kept: records do not hold them")
     for name in ("seed", "checkpoint", "stop_after"):
         if any(name in own for own in (common, *methods.values())):
             raise ValueError(f"{name} must be left out: use seeds, or folder and resume")
+    for name in ("metrics", "keep", "evaluate_on", "progress"):
+        if any(name in own for own in methods.values()):
+            raise ValueError(f"{name} must be the same for all methods: give it to compare")
+    if metrics is not None and not callable(metrics):
+        raise TypeError(f"metrics must be a function, got {inputs.describe(metrics)}")
+    if not callable(student):
+        raise TypeError(f"student must be a constructor, got {inputs.describe(student)}")
     named = evaluate_on if isinstance(evaluate_on, Mapping) else {"": evaluate_on}
+    if not named:
+        raise ValueError("evaluate_on must hold at least one split, got none")
     evaluated = {
         name: as_split("evaluate_on" + (f"[{name!r}]" if name else ""), split)
         for name, split in named.items()
     }
-    identities = Identities(required=folder is not None)
+    identities, token = Identities(required=folder is not None), secrets.token_hex(8)
     tasks = []
     for label, own in methods.items():
         every = {"student": student, "train": train, "teacher": teacher, **common, **own}
@@ -187,14 +204,13 @@ def compare(
             setting, exact, data = identities.of(
                 function, isinstance(every["teacher"], Mapping), seed
             )
+            setting = setting or f"unidentified, {token}"
             words = {name: identities.words(value, name) for name, value in every.items()}
             parts = tuple(parts_of(settings.get("method", "ce")))
             tasks.append(_Task(label, seed, function, words, exact, setting, data, parts))
     on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
     if on_gpu or ranks.join()[1] > 1:
-        if workers not in (None, 1):
-            raise ValueError(f"workers must be 1 on a GPU and under torchrun, got {workers}")
-        workers = 1
+        workers = _alone(workers)
     return _perform(tasks, experiment, folder, resume, workers, progress)
 
 
@@ -224,7 +240,11 @@ def train_and_measure(
         "extra_parameters": sum(p.numel() for p in fitted.distiller.parameters()),
     }
     if metrics is not None:
-        measured |= metrics(network, teacher)
+        own = metrics(network, teacher)
+        if measured.keys() & own.keys():
+            taken = ", ".join(sorted(measured.keys() & own.keys()))
+            raise ValueError(f"metrics must have names of their own, got {taken}")
+        measured |= own
     return Outcome(measured, fitted.history, network if keep else None)
 
 
@@ -266,14 +286,17 @@ def _perform(
             for method, found in table.items()
         ]
         if isinstance(outcome.kept, nn.Module):
-            made = {"call": recipes.name_of(at_seed), "args": [*(recipe or {}).values()]}
+            made = {
+                "call": recipes.name_of(at_seed),
+                "args": [(recipe or {}).get("function"), task.seed],
+            }
             reason = recipes.Unrepeatable(obstacle)
             recipes.remember(outcome.kept, {"get": "kept", "of": made} if recipe else reason)
         if folder is not None and ranks.join()[0] == 0:
             for run in finished[place]:
                 _record(run, folder)
 
-    workers.each(
+    each(
         one,
         [_Place(i, str(task)) for i, task in enumerate(tasks) if i not in finished],
         workers=count,
@@ -312,6 +335,9 @@ def by_method(metrics: Mapping[str, Any], label: str) -> dict[str, dict[str, flo
     """{method: {metric: plain number}}; metrics without methods are the label's."""
     nested = all(isinstance(value, Mapping) for value in metrics.values())
     table = metrics if nested else {label: metrics}
+    for method in table:
+        if not isinstance(method, str):
+            raise TypeError(f"methods must have names in text, got {inputs.describe(method)}")
     return {
         method: {name: _plain(name, value) for name, value in found.items()}
         for method, found in table.items()
@@ -369,13 +395,22 @@ def _stored(tasks: list[_Task], folder: Path, resume: bool | str) -> dict[int, l
 
 
 def _seeds(seeds: Sequence[int]) -> list[int]:
-    found = [inputs.whole("seeds", seed, low=0) for seed in seeds]
+    if not isinstance(seeds, Iterable):
+        raise TypeError(f"seeds must be several numbers, got {inputs.describe(seeds)}")
+    found = [inputs.seed("seeds", seed) for seed in seeds]
     if not found or len(set(found)) < len(found):
         raise ValueError(f"seeds must be different and at least one, got {found}")
     return found
 
 
-def _teacher(teacher: OneTeacher, seed: int) -> nn.Module | None:
+def _alone(workers: int | None) -> int:
+    """One process, where a GPU or the ranks of `torchrun` share the work already."""
+    if workers not in (None, 1):
+        raise ValueError(f"workers must be 1 on a GPU and under torchrun, got {workers}")
+    return 1
+
+
+def _teacher(teacher: Teachers, seed: int) -> nn.Module | None:
     if isinstance(teacher, Mapping):
         if seed not in teacher:
             raise ValueError(f"teacher must hold a network for seed {seed}, got {sorted(teacher)}")

@@ -9,8 +9,8 @@ Doubt counts as a change: a compiled function, a matplotlib axes, an object that
 another Python, or a script instead of a notebook may get a new identity. A run is then repeated,
 never taken for another. Out of scope, hence invisible: library code patched at run time, files
 and environment variables read by the code that runs, modules imported by a computed name,
-annotations, `requires_grad`, training or evaluation mode, and the order of a dictionary. Reading
-an identity imports the user's modules that a function would import when it is called.
+annotations, `requires_grad`, and training or evaluation mode. Reading an identity imports the
+user's modules that a function would import when it is called.
 """
 
 from __future__ import annotations
@@ -297,6 +297,7 @@ def _parts(value: Any) -> _Parts:
     elif type(value) in (list, tuple):
         yield from ((f"item {place}", item) for place, item in enumerate(value))
     elif type(value) in (dict, types.MappingProxyType):
+        yield "order", tuple(key if _plain(key) is not None else None for key in value)
         yield from _entries("key", value)
     elif (plain := _plain(value)) is not None:
         yield "content", plain
@@ -347,7 +348,9 @@ def _pickled(value: Any) -> _Parts:
         yield from ((f"entry {place}", pair) for place, pair in enumerate(pairs or ()))
     else:
         yield from _entries("key", dict(pairs or ()))
-    if state is not None:
+    if state is None:  # what a `__reduce__` of its own leaves out
+        yield from _entries("attribute", getattr(value, "__dict__", {}))
+    else:
         yield _STATEFUL, None
         for place, part in enumerate(state if type(state) is tuple else (state,)):
             kind = f"slot {place}" if place else "attribute"  # the second part holds __slots__

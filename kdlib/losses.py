@@ -1,8 +1,9 @@
 """Distillation losses: pure functions of tensors, one equation each.
 
 Student first, teacher second, a scalar out. Tensors are float32 or float64 and their first axis is
-the batch (B samples). No gradient reaches the teacher; weights are left to the caller. `kd`, `dkd`,
-`dist` and `ofa` take logits [B, C], the others features. "Official" is what the authors' code
+the batch (B samples). No gradient reaches the teacher but through a learned embedding of it (`nce`,
+`info_nce`); weights are left to the caller. `kd`, `dkd`, `dist` and `ofa` take logits [B, C], the
+others features, embeddings or scores. "Official" is what the authors' code
 computes (RepDistiller, mdistiller, OFAKD); where the paper differs, `variant` offers both.
 
 Temperatures lie in 1e-3 to 1e6 (100 for float32 logits), weights are finite and not negative. A
@@ -22,6 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib import inputs
+
+VARIANCE_FLOOR = 1e-5  # of `vid`
 
 
 def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
@@ -240,7 +243,7 @@ def vid(mean: Tensor, variance_parameter: Tensor, teacher_features: Tensor) -> T
     """
     check_gaussian(mean, variance_parameter, teacher_features)
     t = _pool(teacher_features.detach(), mean)
-    variance = (F.softplus(variance_parameter) + 1e-5).view(-1, *[1] * (mean.ndim - 2))
+    variance = (F.softplus(variance_parameter) + VARIANCE_FLOOR).view(-1, *[1] * (mean.ndim - 2))
     return 0.5 * ((t - mean).square() / variance + variance.log()).mean()
 
 

@@ -79,8 +79,8 @@ class Identities:
         method = given.get("method", "ce")
         fixed |= {f"method {part}": self._once(METHODS[part], part) for part in parts_of(method)}
         own = self.part(given["teacher"], "teacher")
-        if not drawn_anew:
-            fixed["teacher"] = own
+        teacher = given["teacher"]
+        fixed["teacher"] = joint(f"{type(teacher).__qualname__}\n{teacher}") if drawn_anew else own
         setting = joint(*(part for pair in sorted(fixed.items()) for part in pair), data)
         start = identity_of(build(given["student"], seed), "student", self.required)
         return setting, joint(setting, own, start, seed), data
@@ -120,8 +120,8 @@ def recipe_of_run(
 ) -> tuple[Any, str]:
     """(recipe, "") of `function(seed)`, or (None, why there is none); `methods` that it trains."""
     try:
-        for method in methods:
-            recipes.name_of(METHODS[method], f"method {method!r}")
-        return {"function": recipes.recipe_of(function, "function"), "seed": seed}, ""
+        made_by = {name: recipes.name_of(METHODS[name], f"method {name!r}") for name in methods}
+        found = {"function": recipes.recipe_of(function, "function"), "seed": seed}
+        return found | ({"methods": made_by} if made_by else {}), ""
     except recipes.Unrepeatable as reason:
         return None, str(reason)

@@ -5,8 +5,9 @@ A recipe is a JSON value; objects in it are tagged: {"call": "module:name", "arg
 {...}}, {"slice": [...]}, {"torch": "channels_last"}, and {"get": "train", "of": recipe} for an
 attribute. Splits and trained networks remember theirs: see `traced` and `remember`.
 
-`make` calls only what the kit marks as safe, constructors of networks, and code below the folder
-that it is run in: a record of somebody else must not be able to run any function of any library.
+`make` calls only what the kit marks as safe and constructors of networks: a record of somebody
+else must not be able to run any function of any library, nor to name files. Code below the folder
+that it is run in is called where that is asked for.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from kdlib.identity import digest
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 SAFE: set[str] = set()  # names of the kit's functions that a record may name or call
+PARTS = ("train", "validation", "test", "kept")  # what a recipe may get of a result
+PLACES = ("checkpoint", "folder")  # arguments that name files of the machine
 _NETWORKS: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
@@ -65,11 +68,17 @@ def remember(value: Any, recipe: Any) -> None:
         _NETWORKS[value] = recipe, weights_digest(value)
         return
     if hasattr(value, "origin"):
-        value.origin = recipe
+        value.origin, value.versions = recipe, _versions(value)
     for name in getattr(value, "_fields", ()):  # the splits of a data set
         part = getattr(value, name)
         if hasattr(part, "origin"):
-            part.origin = recipe if isinstance(recipe, Exception) else {"get": name, "of": recipe}
+            origin = recipe if isinstance(recipe, Exception) else {"get": name, "of": recipe}
+            part.origin, part.versions = origin, _versions(part)
+
+
+def _versions(split: Any) -> list[int]:
+    """How often each tensor of a split was changed in place."""
+    return [-1 if part.is_inference() else part._version for part in split]
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -98,6 +107,8 @@ def recipe_of(value: Any, name: str = "value") -> Any:
             raise Unrepeatable(f"{name} is {value}, which JSON does not hold")
         return value
     if hasattr(value, "origin"):
+        if value.origin is not None and value.versions != _versions(value):
+            raise Unrepeatable(f"{name} was changed in place after it was made")
         return _known(name, value.origin)
     if isinstance(value, nn.Module):
         recipe, weights = _NETWORKS.get(value, (None, ""))
@@ -163,71 +174,100 @@ def _resolve(name: str) -> Any:
     return functools.reduce(getattr, path.split("."), importlib.import_module(module))
 
 
-def make(recipe: Any, notes: list[str] | None = None) -> Any:
+def make(recipe: Any, notes: list[str] | None = None, *, own_code: bool = False) -> Any:
     """The value of a recipe.
 
     Args:
         recipe: JSON as `recipe_of` gives it.
         notes: takes a line for each network whose weights differ from the recorded ones.
+        own_code: modules below the working folder may be imported and called.
 
     Raises:
         ValueError: the recipe is malformed, or names what may not be called.
     """
+    again = functools.partial(make, notes=notes, own_code=own_code)
     if isinstance(recipe, list):
-        return [make(part, notes) for part in recipe]
+        return [again(part) for part in recipe]
     if not isinstance(recipe, dict):
         return recipe
     if "tuple" in recipe:
-        return tuple(make(part, notes) for part in recipe["tuple"])
+        return tuple(again(part) for part in recipe["tuple"])
     if "dict" in recipe:
-        return {key: make(part, notes) for key, part in recipe["dict"]}
+        return {key: again(part) for key, part in recipe["dict"]}
     if "slice" in recipe:
         return slice(*recipe["slice"])
     if "torch" in recipe:
-        found = getattr(torch, recipe["torch"].partition(":")[0], None)
-        return found if found is not None else torch.device(recipe["torch"])
-    if "get" in recipe:
-        return getattr(make(recipe["of"], notes), recipe["get"])
+        found = getattr(torch, recipe["torch"], None)
+        known = isinstance(found, (torch.dtype, torch.memory_format))
+        return found if known else torch.device(recipe["torch"])
     if "name" in recipe:
-        return allowed(recipe["name"])
-    for kind in ("call", "partial"):
-        if kind in recipe:
-            function = allowed(recipe[kind])
-            args = make(recipe.get("args", []), notes)
-            kwargs = {key: make(part, notes) for key, part in recipe.get("kwargs", {}).items()}
-            if kind == "partial":
-                return functools.partial(function, *args, **kwargs)
-            value = function(*args, **kwargs)
-            if notes is not None and recipe.get("weights") not in (None, _digest_of(value)):
-                notes.append(f"the network of {recipe[kind]} has other weights than recorded")
-            return value
-    raise ValueError(f"recipe must be tagged, got the keys {', '.join(recipe) or 'none'}")
+        return allowed(recipe["name"], own_code=own_code)
+    if "get" in recipe:
+        value, name = again(recipe["of"]), recipe["get"]
+        if name not in PARTS or name not in getattr(value, "_fields", ()):
+            raise ValueError(f"recipe may get {', '.join(PARTS)} of what the kit made, not {name}")
+        return _compared(getattr(value, name), recipe, notes)
+    kind = next((kind for kind in ("call", "partial") if kind in recipe), None)
+    if kind is None:
+        raise ValueError(f"recipe must be tagged, got the keys {', '.join(recipe) or 'none'}")
+    function = allowed(recipe[kind], own_code=own_code)
+    args = again(recipe.get("args", []))
+    kwargs = {key: again(part) for key, part in recipe.get("kwargs", {}).items()}
+    places = [name for name in PLACES if kwargs.get(name) is not None]
+    if places:
+        raise ValueError(f"recipe may not name places on this machine, got {', '.join(places)}")
+    if kind == "partial":
+        return functools.partial(function, *args, **kwargs)
+    return _compared(function(*args, **kwargs), recipe, notes)
 
 
-def _digest_of(value: Any) -> str | None:
-    return weights_digest(value) if isinstance(value, nn.Module) else None
+def _compared(value: Any, recipe: Mapping[str, Any], notes: list[str] | None) -> Any:
+    """The value; a note if it is a network with other weights than recorded."""
+    wanted = recipe.get("weights")
+    if wanted and isinstance(value, nn.Module) and weights_digest(value) != wanted:
+        told = f"a network ({type(value).__name__}) has other weights than recorded"
+        (notes if notes is not None else []).append(told)
+    return value
 
 
-def allowed(name: str) -> Any:
-    """What `name` stands for, if a record may use it.
+def allowed(name: str, *, own_code: bool = False) -> Any:
+    """What `name`, "module:qualified name", stands for, if a record may use it.
+
+    That is: what the kit marks as safe, classes of networks of the kit and of torch.nn, builders
+    of torchvision.models, and with `own_code` what a module below this folder defines. Nothing is
+    imported for any other name.
 
     Raises:
         ValueError: it may not, or it cannot be imported.
     """
-    module = name.partition(":")[0]
+    module, _, path = str(name).partition(":")
     own = _below_here(module)
-    if not own and module.partition(".")[0] not in ("kdlib", "torch", "torchvision"):
+    known = ("kdlib.", "torch.nn.", "torchvision.models.")
+    if own and not own_code:
+        raise ValueError(
+            f"{name} is code below this folder: it is imported and run only with own_code "
+            "(--own-code), if you trust it"
+        )
+    if not own and not f"{module}.".startswith(known):
         raise ValueError(f"{name} is neither of the kit nor below this folder: it is not called")
     try:
         found = _resolve(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name} cannot be imported: {error}") from error
-    network = isinstance(found, type) and issubclass(found, nn.Module)
-    builder = module.startswith("torchvision.models.") and callable(found)
-    mine = own and getattr(found, "__module__", None) == module  # not what it imports
-    if network or builder or mine or name in SAFE:
+    at_home = getattr(found, "__module__", None) == module  # not what the module imports
+    network = at_home and isinstance(found, type) and issubclass(found, nn.Module)
+    builder = at_home and module.startswith("torchvision.models.") and path in _builders()
+    if name in SAFE or network or builder or (own and at_home):
         return found
     raise ValueError(f"{name} is not a network, and nothing that a record may call")
+
+
+@functools.cache
+def _builders() -> frozenset[str]:
+    """Names of the functions of torchvision that build networks."""
+    from torchvision import models
+
+    return frozenset(models.list_models())
 
 
 def _below_here(module: str) -> bool:

@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -29,9 +29,11 @@ FORMAT = 2
 METRIC = "accuracy"
 
 # What changes numbers: a record made by other code in these places is stale.
-CODE = ("analysis", "data.py", "distillers", "domains.py", "engine/loop.py",
-        "engine/optimizers.py", "engine/ranks.py", "losses.py", "models.py", "stages.py",
-        "training.py")  # fmt: skip
+CODE = (
+    "analysis", "data.py", "distillers", "domains.py", "efficiency.py", "engine/loop.py",
+    "engine/optimizers.py", "engine/placement.py", "engine/ranks.py", "experiments.py",
+    "inputs.py", "losses.py", "models.py", "stages.py", "training.py",
+)  # fmt: skip
 
 
 @dataclass
@@ -85,7 +87,8 @@ class Run:
     def filename(self) -> str:
         """Of the record, below the folder of its experiment."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.method.lower()).strip("-")[:60]
-        return f"{slug or 'run'}-seed{self.seed}-{self.identity[:12]}.json"
+        label = hashlib.sha256(self.method.encode()).hexdigest()[:6]  # two labels may share a slug
+        return f"{slug or 'run'}-{label}-seed{self.seed}-{self.identity[:12]}.json"
 
     def __str__(self) -> str:
         return f"{self.experiment}: {self.method}, seed {self.seed}"
@@ -270,8 +273,17 @@ def read(path: str | Path) -> Run:
             raise ValueError("it has another format version")
         if set(content) != set(_STORED):
             raise ValueError(f"its fields differ from a record's: {set(content) ^ set(_STORED)}")
-        if not isinstance(content["metrics"], Mapping) or not isinstance(content["seed"], int):
-            raise ValueError("its metrics or its seed are of another type")
+        kinds: dict[str, Any] = {
+            "metrics": dict,
+            "config": dict,
+            "history": list,
+            "versions": dict,
+            "seed": int,
+        }
+        kinds |= {"threads": int, "method": str, "experiment": str, "repeat": (dict, type(None))}
+        for name, kind in kinds.items():
+            if not isinstance(content[name], kind):
+                raise ValueError(f"its {name} is of another type")
         return Run(**content)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
@@ -320,6 +332,7 @@ def versions() -> dict[str, str]:
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
     }
 
 

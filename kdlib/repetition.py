@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 from kdlib import inputs, recipes, records
+from kdlib.distillers import METHODS
 from kdlib.engine import workers
-from kdlib.experiments import at_seed, by_method
+from kdlib.experiments import at_seed, by_method, train_and_measure
+from kdlib.identity import identity
+from kdlib.provenance import Identities, joint
 from kdlib.records import Run
 
 
@@ -26,16 +29,17 @@ class Repetition(NamedTuple):
     notes: list[str]
 
 
-def repeat(path: str | Path, *, epochs: int | None = None) -> Repetition:
+def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = False) -> Repetition:
     """Run a record again from the file alone and compare.
 
-    On the same processor, versions, threads and code the values must be equal. Elsewhere a value
-    may differ by t SD √2, with SD over at least five runs of the same setting in the record's
-    folder: two draws of one seed differ that much in 5 % of the cases.
+    On the same processor, versions, threads and code the values must be equal. Elsewhere, and on
+    a GPU, a value may differ by t SD √2, with SD over at least five runs of the same setting in
+    the record's folder: two draws of one seed differ by more in 5 % of the cases.
 
     Args:
         path: of the record.
         epochs: train only so many epochs, on the full schedule, and compare the history.
+        own_code: the record may use modules below the working folder; they are imported and run.
 
     Raises:
         ValueError: the record cannot be repeated; says why.
@@ -43,30 +47,35 @@ def repeat(path: str | Path, *, epochs: int | None = None) -> Repetition:
     run = records.read(path)
     if run.repeat is None:
         raise ValueError(f"{path} cannot be repeated: {run.obstacle or 'it holds no recipe'}")
+    siblings = _siblings(run, Path(path).parent)
     notes: list[str] = []
-    with workers.threads(run.threads):
-        function = recipes.make(run.repeat["function"], notes)
-        seed = inputs.whole("seed", run.repeat["seed"], low=0)
+    with workers.threads(inputs.whole("threads", run.threads)):
+        for method, name in run.repeat.get("methods", {}).items():
+            if method not in METHODS:
+                METHODS[method] = recipes.allowed(name, own_code=own_code)
+        function = recipes.make(run.repeat.get("function"), notes, own_code=own_code)
+        seed = inputs.seed("seed", run.repeat.get("seed"))
+        same = _same(run, function, seed)
         if epochs is not None:
-            if not run.history:
-                raise ValueError(f"{path} holds no history: leave epochs out")
+            if not run.history or getattr(function, "func", None) is not train_and_measure:
+                raise ValueError(f"{path} is no training with a history: leave epochs out")
             inputs.whole("epochs", epochs, high=len(run.history))
             function = functools.partial(function, stop_after=epochs)
         outcome = at_seed(function, seed)
     if run.stale:
         notes.append("the record was made by other code of the kit")
-    exact = run.versions == records.versions() and not run.stale
-    siblings = [] if exact else _siblings(run, Path(path).parent)
+    on_gpu = bool(run.versions.get("accelerator"))
+    exact = run.versions == records.versions() and not run.stale and not on_gpu
     if epochs is None:
         found = by_method(outcome.metrics, run.method).get(run.method, {})
         pairs = [
             (
                 name,
-                value,
+                run.metrics.get(name, math.nan),
                 found.get(name, math.nan),
                 [other.metrics.get(name, math.nan) for other in siblings],
             )
-            for name, value in run.metrics.items()
+            for name in {**run.metrics, **found}
         ]
     else:
         pairs = [
@@ -87,7 +96,20 @@ def repeat(path: str | Path, *, epochs: int | None = None) -> Repetition:
         (name, recorded, observed, 0.0 if exact else _tolerance(others))
         for name, recorded, observed, others in pairs
     ]
-    return Repetition(run, rows, *_judge(rows, exact), notes)
+    verdict, basis = _judge(rows, exact)
+    if exact and not same:
+        verdict, basis = "differs", "the record's identity is not that of what its recipe makes"
+    return Repetition(run, rows, verdict, basis, notes)
+
+
+def _same(run: Run, function: Any, seed: int) -> bool:
+    """Whether what a recipe made is what the record identifies."""
+    if getattr(function, "func", None) is not train_and_measure:
+        return run.identity == joint(identity(function, "function"), seed)
+    identities = Identities(required=False)
+    return run.identity in (
+        identities.of(function, drawn_anew, seed)[1] for drawn_anew in (False, True)
+    )
 
 
 def _siblings(run: Run, folder: Path) -> list[Run]:

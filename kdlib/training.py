@@ -6,6 +6,7 @@ terms; the loop itself is `engine.loop.optimise`.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -67,7 +68,7 @@ def evaluate(model: nn.Module, split: Split) -> dict[str, float]:
 def build(constructor: Callable[[], nn.Module], seed: int) -> nn.Module:
     """Call `constructor` with torch's random state set to `seed`, and restored afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(inputs.whole("seed", seed, low=0))
+        torch.manual_seed(inputs.seed("seed", seed))
         network = constructor()
     if not isinstance(network, nn.Module):
         raise TypeError(
@@ -100,14 +101,16 @@ class ImageObjective(nn.Module):
     Under `torchrun` each process runs the networks on its rows; the losses see all rows.
 
     Args:
-        student, teacher: taps on the networks, at the stages that the distiller reads.
+        student_tap, teacher_tap: on the networks, at the stages that the distiller reads.
         ce_weight: of the cross-entropy with the labels.
     """
 
-    def __init__(self, student: Tap, teacher: Tap | None, distiller: Distiller, ce_weight: float):
+    def __init__(
+        self, student_tap: Tap, teacher_tap: Tap | None, distiller: Distiller, ce_weight: float
+    ):
         super().__init__()
-        self.student, self.distiller, self.ce_weight = student.model, distiller, ce_weight
-        self._taps = student, teacher  # a teacher is neither trained nor stored with the student
+        self.student, self.distiller, self.ce_weight = student_tap.model, distiller, ce_weight
+        self._taps = student_tap, teacher_tap  # the teacher is neither trained nor stored
 
     def forward(self, batch: Images) -> dict[str, Tensor]:
         rows = ranks.share(len(batch.images))
@@ -192,7 +195,8 @@ def fit(
         lr: the peak learning rate; `schedule` shapes it (see `engine.loop`).
         optimizer: "adamw", "sgd", "muon", or a maker (see `engine.optimizers`).
         clip: largest norm of the gradient.
-        precision: None for float32; "bf16" runs the networks in bfloat16, the losses in float32.
+        precision: None for float32; "bf16" runs the networks in bfloat16, the losses in float32
+            (cached outputs of the teacher stay float32).
         augment: `augment(images, generator) -> images`, e.g. `data.shift`.
         mixup: blend pairs of images and their targets.
         label_smoothing: share of the target spread evenly over the classes, in [0, 1).
@@ -222,14 +226,19 @@ def fit(
     _check_networks(student, teacher, method)
     batch_size = min(inputs.whole("batch_size", batch_size), len(train.labels))
     inputs.number("label_smoothing", label_smoothing, low=0, below=1)
-    inputs.whole("seed", seed, low=0)
+    inputs.instance("mixup", mixup, bool)
+    for name, value in {"augment": augment, "schedule": schedule}.items():
+        if value is not None and not callable(value):
+            raise TypeError(f"{name} must be a function, got {inputs.describe(value)}")
+    inputs.seed("seed", seed)
     if batch_size % world:
         raise ValueError(f"batch_size must be a multiple of {world} processes, got {batch_size}")
     device = ranks.own_device(device_of(train.images.device if device is None else device))
     origin = _recipe_of_training(student, settings)
     kept = None
     if checkpoint is not None:
-        kept = Checkpoint(Path(checkpoint), _fixed_settings(student, settings))
+        digest = functools.partial(recipes.weights_digest, student)
+        kept = Checkpoint(Path(checkpoint), _fixed_settings(student, settings), digest(), digest)
     train = train.to(device)
     validation = None if validation is None else validation.to(device)
     student = placed(student, device, memory_format)
@@ -244,13 +253,12 @@ def fit(
         distiller, classes = _distiller(method, student, teacher, train, seed, options)
         distiller = distiller.to(device)
         weight = _ce_weight(ce_weight, distiller, method)
+        if label_smoothing and not weight:
+            raise ValueError("label_smoothing must be 0 where ce_weight is 0: it has no effect")
 
-        @functools.cache
-        def lessons() -> Outputs | None:
-            if teacher is None or augment is not None or mixup:
-                return None
-            return cached_outputs(teacher, train.images, distiller.teacher_stages)
-
+        cache = None
+        if teacher is not None and augment is None and not mixup and stop_after != 0:
+            cache = cached_outputs(teacher, train.images, distiller.teacher_stages)
         student_tap = stack.enter_context(Tap(student, distiller.student_stages))
         teacher_tap = None
         if teacher is not None:
@@ -265,7 +273,7 @@ def fit(
 
         history = loop.optimise(
             objective,
-            image_batches(train, batch_size, classes, augment, mixup, label_smoothing, lessons),
+            image_batches(train, batch_size, classes, augment, mixup, label_smoothing, cache),
             optimizers.create(
                 optimizer, objective.named_parameters(), lr=lr, weight_decay=weight_decay
             ),
@@ -280,14 +288,13 @@ def fit(
             checkpoint=kept,
             progress=progress,
         )
-        cache = lessons() if history else None
     recipes.remember(student, origin)
     held = [*distiller.buffers(), *([cache.logits, *cache.features.values()] if cache else [])]
     return Fitted(history, distiller, sum(t.numel() * t.element_size() for t in held))
 
 
 # What does not change a training's result, or is looked at by itself.
-_NO_SETTINGS = {"student", "validation", "device", "checkpoint", "progress"}
+_NO_SETTINGS = {"student", "device", "checkpoint", "progress"}
 
 
 @recipes.safe
@@ -300,7 +307,12 @@ def trained(student: nn.Module, train: Split, **options: Any) -> nn.Module:
 def _fixed_settings(student: nn.Module, settings: dict[str, Any]) -> dict[str, str]:
     """What a training that goes on from a checkpoint must share: the identity of each setting."""
     parts = {part: METHODS[part] for part in parts_of(settings["method"])}
-    fixed = settings | {"method": parts, "student": f"{type(student).__qualname__}\n{student}"}
+    bare = copy.deepcopy(student)
+    with torch.no_grad():
+        for value in (*bare.parameters(), *bare.buffers()):
+            value.zero_()  # the weights are looked at by themselves
+    trained = [name for name, value in student.named_parameters() if value.requires_grad]
+    fixed = settings | {"method": parts, "student": (bare, trained)}
     del fixed["stop_after"]
     return {name: identity(value, name) for name, value in fixed.items()}
 
@@ -309,6 +321,8 @@ def _recipe_of_training(student: nn.Module, settings: dict[str, Any]) -> Any:
     """The recipe of the trained student, or the reason why there is none."""
     settings = settings | settings["options"]
     del settings["options"]
+    if settings["validation"] is None:
+        del settings["validation"]
     try:
         return recipes.recipe_of_call(trained, student, **settings)
     except recipes.Unrepeatable as reason:
@@ -322,16 +336,15 @@ def image_batches(
     augment: Augment | None = None,
     mixup: bool = False,
     label_smoothing: float = 0.0,
-    lessons: Callable[[], Outputs | None] = lambda: None,
+    cache: Outputs | None = None,
 ) -> loop.Batches:
     """A source of shuffled, augmented batches; the last, partial one of an epoch is dropped.
 
     Args:
-        lessons: gives the teacher's outputs for all of `train`, where they stay the same.
+        cache: the teacher's outputs for all of `train`, where they stay the same.
     """
 
     def batches(epoch: int, generator: torch.Generator) -> Iterator[Images]:
-        cache = lessons()
         order = torch.randperm(len(train.labels), generator=generator).to(train.labels.device)
         for index in order.split(batch_size):
             images, target = train.images[index], train.labels[index]
@@ -343,12 +356,12 @@ def image_batches(
                     raise ValueError("augment must return finite images, got NaN or infinity")
             if mixup or label_smoothing:
                 soft = F.one_hot(target, classes).to(images.dtype)
-            if mixup and soft is not None:
-                images, share, partner = mix_images(images, generator)
-                soft = share[:, None] * soft + (1 - share[:, None]) * soft[partner]
-                heavier = torch.where(share >= 0.5, torch.arange(len(share)).to(partner), partner)
-                index, target = index[heavier], target[heavier]
-            if label_smoothing and soft is not None:
+                if mixup:
+                    images, share, partner = mix_images(images, generator)
+                    soft = share[:, None] * soft + (1 - share[:, None]) * soft[partner]
+                    own = torch.arange(len(share), device=partner.device)
+                    heavier = torch.where(share >= 0.5, own, partner)
+                    index, target = index[heavier], target[heavier]
                 soft = (1 - label_smoothing) * soft + label_smoothing / classes
             if cache is not None:
                 features = {name: value[index] for name, value in cache.features.items()}
@@ -361,7 +374,8 @@ def image_batches(
 @torch.no_grad()
 def cached_outputs(teacher: nn.Module, images: Tensor, stages: tuple[str, ...]) -> Outputs | None:
     """The teacher's logits and stages for all images, or None where they would fill the memory."""
-    size = sum(math.prod(_shapes(teacher, images)[stage]) for stage in stages)
+    shapes = _shapes(teacher, images) if stages else {}
+    size = predict(teacher, images[:2]).shape[1] + sum(math.prod(shapes[name]) for name in stages)
     if 4 * size * len(images) > CACHE_LIMIT:
         return None
     with evaluating(teacher), Tap(teacher, stages) as tap:

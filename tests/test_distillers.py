@@ -50,7 +50,7 @@ def teacher():
     return ConvNet((6, 8, 12))
 
 
-def setup(student, teacher, images, labels=LABELS):
+def setup_of(student, teacher, images, labels=LABELS):
     shapes = None if teacher is None else stage_shapes(teacher, images)
     return Setup(stage_shapes(student, images), shapes, labels, 10)
 
@@ -89,9 +89,9 @@ def test_method(method, network, images, teacher):
     student = STUDENTS[network]()
     if network == "MLP" and method in ("at", "nst", "vid"):
         with pytest.raises(ValueError, match="stages must be maps"):
-            create(method, setup(student, teacher, images))
+            create(method, setup_of(student, teacher, images))
         return
-    distiller = create(method, setup(student, teacher, images))
+    distiller = create(method, setup_of(student, teacher, images))
     terms = step(distiller, student, teacher, images)
     assert list(terms) == {"ce": [], "kd+crd": ["crd", "kd"]}.get(method, [method])
     assert all(term.shape == () and term.isfinite() for term in terms.values())
@@ -177,7 +177,7 @@ def test_a_method_of_the_kit_cannot_be_replaced():
 
 
 def test_stages_by_name_and_index(images, teacher):
-    p = setup(ConvNet((4, 6, 8)), teacher, images)
+    p = setup_of(ConvNet((4, 6, 8)), teacher, images)
     assert create("at", p).student_stages == ("blocks.0", "blocks.1", "blocks.2")
     assert create("at", p, stage=(0, "blocks.2")).teacher_stages == ("blocks.0", "blocks.2")
     assert create("sp", p).student_stages == ("blocks.2",)
@@ -424,7 +424,7 @@ ERRORS = [
 @pytest.mark.parametrize("method, options, error, message", ERRORS)
 def test_bad_argument(method, options, error, message, images, teacher):
     with pytest.raises(error) as caught:
-        create(method, setup(ConvNet((4, 6, 8)), teacher, images), **options)
+        create(method, setup_of(ConvNet((4, 6, 8)), teacher, images), **options)
     assert message in str(caught.value)
 
 
@@ -437,7 +437,7 @@ def test_no_number_out_of_range_passes(method, bad, images, teacher):
     """Every numeric option of every method, found in its signature."""
     for option in set(options_of(method)) - FREE:
         with pytest.raises((ValueError, TypeError), match=f"method '{method}': .*{option}"):
-            create(method, setup(ConvNet((4, 6, 8)), teacher, images), **{option: bad})
+            create(method, setup_of(ConvNet((4, 6, 8)), teacher, images), **{option: bad})
 
 
 def test_missing_parts(images, teacher):
@@ -445,9 +445,9 @@ def test_missing_parts(images, teacher):
     for method in METHODS:
         if needs_teacher(method):
             with pytest.raises(ValueError, match=f"method '{method}': teacher is missing"):
-                create(method, setup(student, None, images))
+                create(method, setup_of(student, None, images))
     with pytest.raises(ValueError, match="labels must be of two classes or more"):
-        create("crd", setup(student, teacher, images, torch.zeros(40, dtype=torch.int64)))
+        create("crd", setup_of(student, teacher, images, torch.zeros(40, dtype=torch.int64)))
     with pytest.raises(ValueError, match="teacher names no stages: set teacher.stages"):
-        create("rkd", setup(student, teacher, images)._replace(teacher={}))
+        create("rkd", setup_of(student, teacher, images)._replace(teacher={}))
     assert all(inspect.signature(METHODS[name]).return_annotation for name in METHODS)

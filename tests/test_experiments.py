@@ -16,7 +16,7 @@ import torch
 from test_training import CLASSES, bright, conv, mlp, toy, weights
 from torch import nn
 
-from kdlib import data, distillers, evidence, experiments, models, records, training
+from kdlib import data, distillers, evidence, experiments, models, recipes, records, training
 from kdlib.data import Split
 from kdlib.experiments import Outcome, compare, over_seeds
 from kdlib.records import Run, Runs
@@ -181,6 +181,30 @@ def test_workers_give_the_same_bits_as_one_process(teacher):
         assert torch.equal(weights(ours.kept), weights(theirs.kept))
 
 
+def test_a_method_without_a_teacher_reaches_the_workers():
+    try:
+
+        @distillers.register("calm", needs_teacher=False)
+        def calm(setup, *, weight: float = 1.0):
+            return distillers.Distiller(
+                lambda batch: batch.student.logits.square().mean(), weight=weight
+            )
+
+        runs = compare(
+            {"Calm": {"method": "calm"}},
+            student=conv,
+            train=tuple(toy()),
+            evaluate_on=toy(),
+            seeds=[0, 1],
+            epochs=1,
+            workers=2,
+            progress=False,
+        )
+        assert ["calm" in run.history[0] for run in runs] == [True, True]
+    finally:
+        del distillers.METHODS["calm"]
+
+
 def test_a_method_of_a_notebook_reaches_the_workers(teacher):
     try:
 
@@ -273,7 +297,7 @@ network = training.build(conv, 0)
     ],
 )
 def test_errors_are_found_before_the_first_run(methods, change, message, monkeypatch):
-    monkeypatch.setattr(experiments.workers, "each", lambda *a, **k: pytest.fail("it started"))
+    monkeypatch.setattr(experiments, "each", lambda *a, **k: pytest.fail("it started"))
     given = {
         "student": conv,
         "train": toy(),
@@ -287,7 +311,7 @@ def test_errors_are_found_before_the_first_run(methods, change, message, monkeyp
 
 
 def test_unusable_folders_are_found_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments.workers, "each", lambda *a, **k: pytest.fail("it started"))
+    monkeypatch.setattr(experiments, "each", lambda *a, **k: pytest.fail("it started"))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="choose another place"):
         over_seeds(twice, [0], experiment="e", folder=tmp_path / "file", progress=False)
@@ -572,6 +596,24 @@ def test_a_record_that_cannot_be_repeated_says_why(change, reason, tmp_path, dig
         assert re.search(reason, run.obstacle)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.device("cuda", 1),
+        torch.device("cpu"),
+        torch.float32,
+        torch.channels_last,
+        (1, [2.5, None]),
+        {"a": {1: "b"}},
+        slice(0, 5),
+        partial(models.MLP, (4,)),
+    ],
+)
+def test_a_recipe_gives_the_value_back(value):
+    found = recipes.make(json.loads(json.dumps(recipes.recipe_of(value))))
+    assert found == value or (found.func, found.args) == (value.func, value.args)
+
+
 def test_a_changed_teacher_has_no_recipe(digits, tmp_path):
     train, validation = digits
     teacher = training.build(NET, 5)
@@ -663,3 +705,119 @@ def test_a_network_in_a_worker_is_kept(digits):
     )
     assert all(isinstance(run.kept, nn.Module) for run in runs)
     assert not list(Path().glob("comparison"))
+
+
+# What a foreign record must not do
+
+FOREIGN = [
+    {"call": "os:system", "args": ["touch PWNED"]},
+    {"call": "torchvision.models._api:inspect.os.system", "args": ["touch PWNED"]},
+    {"call": "torchvision.models._api:inspect.builtins.exec", "args": ["open('PWNED', 'w')"]},
+    {"call": "torch.nn:modules.module.torch.save", "args": [1, "PWNED"]},
+    {"call": "kdlib.models:torch.save", "args": [1, "PWNED"]},
+    {"call": "kdlib.engine.files:write_atomically", "args": ["PWNED", "x"]},
+    {"call": "kdlib.records:save", "args": [1, "PWNED"]},
+    {"call": "builtins:exec", "args": ["open('PWNED', 'w')"]},
+    {"call": "subprocess:run", "args": [["touch", "PWNED"]]},
+    {"call": "evil:f", "args": []},
+    {
+        "call": "kdlib.experiments:at_seed",
+        "args": [{"get": "save", "of": {"call": "torch.jit:ScriptModule"}}, "PWNED"],
+    },
+    {"get": "__class__", "of": {"call": "kdlib.data:load"}},
+    {"torch": "save"},
+    {"call": "kdlib.data:load", "args": ["cifar10"], "kwargs": {"folder": "PWNED"}},
+    {
+        "call": "kdlib.training:trained",
+        "args": [{"call": "kdlib.models:MLP"}, {"get": "train", "of": {"call": "kdlib.data:load"}}],
+        "kwargs": {"checkpoint": "PWNED", "stop_after": 0},
+    },
+    {"unknown": 1},
+]
+
+
+@pytest.mark.parametrize("recipe", FOREIGN, ids=[json.dumps(one)[:60] for one in FOREIGN])
+def test_a_foreign_record_runs_nothing_and_writes_nothing(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "evil.py").write_text("open('PWNED', 'w')\ndef f():\n    return 1\n")
+    with pytest.raises((ValueError, TypeError, RuntimeError)):
+        found = recipes.make(recipe)
+        assert not callable(found)
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_own_code_is_run_where_it_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mine_alone.py").write_text("import os\ndef f(n):\n    return n + 1\n")
+    recipe = {"call": "mine_alone:f", "args": [2]}
+    with pytest.raises(ValueError, match="only with own_code"):
+        recipes.make(recipe)
+    assert recipes.make(recipe, own_code=True) == 3
+    with pytest.raises(ValueError, match="nothing that a record may call"):
+        recipes.make({"call": "mine_alone:os.getcwd"}, own_code=True)
+
+
+def test_a_split_changed_in_place_has_no_recipe():
+    split = data.load(size=8).train.take(slice(0, 8))
+    assert recipes.recipe_of(split)
+    split.labels[0] = 9
+    with pytest.raises(recipes.Unrepeatable, match="changed in place"):
+        recipes.recipe_of(split)
+
+
+def test_a_record_with_another_identity_does_not_repeat(tmp_path, digits):
+    train, validation = digits
+    compare(
+        {"CE": {}},
+        student=NET,
+        train=train,
+        evaluate_on=validation,
+        seeds=[0],
+        epochs=1,
+        folder=tmp_path,
+        **quiet,
+    )
+    (path,) = tmp_path.rglob("*.json")
+    assert repeat(path).verdict == "repeats"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"identity": "0" * 64}))
+    assert repeat(path).verdict == "differs" and "identity" in repeat(path).basis
+    path.write_text(json.dumps(content | {"metrics": {}}))
+    assert repeat(path).verdict == "differs"
+
+
+def test_labels_that_look_alike_keep_their_records(tmp_path):
+    def found(seed):
+        return {name: {"x": seed} for name in ("+1", "-1", "α", "β", "ce", "CE")}
+
+    over_seeds(found, [0, 1], experiment="e", folder=tmp_path, **quiet)
+    assert len(records.load(tmp_path)) == 12
+
+
+def test_own_metrics_do_not_replace_the_measured_ones():
+    with pytest.raises(RuntimeError, match="metrics must have names of their own, got accuracy"):
+        compare(
+            {"CE": {}},
+            student=mlp,
+            train=toy(),
+            evaluate_on=toy(),
+            seeds=[0],
+            epochs=1,
+            metrics=lambda student, teacher: {"accuracy": 99.0},
+            **quiet,
+        )
+
+
+def test_teachers_of_other_shapes_are_not_mixed():
+    common = dict(student=mlp, train=toy(), evaluate_on=toy(), epochs=1, **quiet)
+
+    def teachers(width, seeds):
+        shape = partial(models.MLP, (width,), in_features=64, num_classes=CLASSES)
+        return {"teacher": {seed: training.build(shape, seed) for seed in seeds}, "seeds": seeds}
+
+    few = compare({"KD": {"method": "kd"}}, **teachers(4, [0, 1]), **common)
+    more = compare({"KD": {"method": "kd"}}, **teachers(32, [2, 3]), **common)
+    with pytest.raises(ValueError, match="'KD' mixes runs"):
+        (few + more).values("KD")

@@ -180,6 +180,11 @@ copyreg.pickle(Stored, lambda one: (build, (1,), ({"a": 1}, {"b": 2})))
 BUILT = "import os\ndef value(x):\n    return F.relu(x) + os.path.getsize('a') + MISSING + len(x)\n"
 
 DIFFERENT = [  # what changes, source, what is replaced, by what
+    ("order of a dictionary", "value = {'a': 1, 'b': 2}", "'a': 1, 'b': 2", "'b': 2, 'a': 1"),
+    ("order of keywords", "value = functools.partial(print, sep='', end='')",
+     "sep='', end=''", "end='', sep=''"),
+    ("hidden by __reduce__", "class K:\n    def __init__(self, n=1):\n        self.n = n\n"
+     "    def __reduce__(self):\n        return K, ()\nvalue = K(7)", "K(7)", "K(8)"),
     ("operator", HELPERS, "+ 1", "- 1"),
     ("constant", HELPERS, "+ 1", "+ 2"),
     ("type of a constant", HELPERS, "+ 1", "+ 1.0"),
@@ -342,9 +347,6 @@ EQUAL = [  # what changes, source, what is replaced, by what
     ("order of a set", "value = {'a', 'b', 'c'}", "'a', 'b', 'c'", "'c', 'b', 'a'"),
     ("order of a set of objects", "value = {Path('a'), Path('b')}",
      "Path('a'), Path('b')", "Path('b'), Path('a')"),
-    ("order of a dictionary", "value = {'a': 1, 'b': 2}", "'a': 1, 'b': 2", "'b': 2, 'a': 1"),
-    ("order of keywords", "value = functools.partial(print, sep='', end='')",
-     "sep='', end=''", "end='', sep=''"),
     ("order of attributes", NET, "self.factor = 3", "self.factor = 3"),
     ("sharing of what cannot change", "value = [(1, print), (1, print)]",
      "[(1, print), (1, print)]", "[(1, print)] * 2"),

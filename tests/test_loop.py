@@ -143,6 +143,15 @@ def test_a_term_that_is_not_finite_is_named_with_its_step_and_undone():
     assert torch.equal(line.w, good.w) and torch.equal(line.own, good.own)
 
 
+def test_a_sum_that_overflows_is_no_finished_epoch():
+    class Large(Line):
+        def forward(self, batch):
+            return {"a": self.w * 0 + 3e38, "b": self.own * 0 + 3e38}
+
+    with pytest.raises(FloatingPointError, match="sum of the terms became infinite in epoch 1"):
+        run(Large())
+
+
 @pytest.mark.parametrize(
     "options, error, message",
     [

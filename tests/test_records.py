@@ -28,7 +28,7 @@ def test_records_survive_the_round_trip(tmp_path):
         kept=torch.nn.Linear(2, 2),
     )
     path = records.save(run, tmp_path)
-    assert path.parent.name == "trial" and path.name == "kd-t-4-seed3-ab12.json"
+    assert path.parent.name == "trial" and path.name == "kd-t-4-ff0bf1-seed3-ab12.json"
     assert list(records.load(tmp_path)) == [run]
     assert records.load(tmp_path)[0].kept is None and not run.stale
     assert not list(path.parent.glob(".*"))

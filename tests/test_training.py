@@ -244,7 +244,7 @@ def bright(images, stream):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"lr": 2e-2}, "other lr: choose another file"),
+        ({"lr": 2e-2}, "other lr, optimizers: choose another file"),
         ({"lr": np.float32(1e-2)}, "other lr"),
         ({"augment": bright}, "other augment"),
         ({"train": toy(seed=3)}, "other train"),
@@ -263,6 +263,23 @@ def test_a_checkpoint_of_another_run_is_refused(change, message, tmp_path, teach
     with pytest.raises(ValueError, match=message):
         fit(network, options.pop("train"), checkpoint=path, progress=False, **options)
     assert torch.equal(weights(network), before), "the network was changed by half"
+
+
+def test_a_checkpoint_of_another_student_is_refused(tmp_path):
+    path = tmp_path / "c.pt"
+    settings = dict(epochs=3, batch_size=16, lr=1e-2, checkpoint=path, progress=False)
+    first = build(conv, 1)
+    fit(first, toy(), stop_after=1, **settings)
+    other = build(conv, 2)
+    with pytest.raises(ValueError, match="belongs to another student"):
+        fit(other, toy(), **settings)
+    assert torch.equal(weights(other), weights(build(conv, 2)))
+    frozen = build(conv, 1)
+    frozen.blocks[0].requires_grad_(False)
+    with pytest.raises(ValueError, match="other student"):
+        fit(frozen, toy(), **settings)
+    fit(first, toy(), stop_after=2, **settings)  # as the file holds it
+    fit(build(conv, 1), toy(), **settings)  # as it was at the start
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
@@ -370,6 +387,14 @@ V = ValueError
         ({"train": data.Dataset(toy(), toy(), toy(), "toy", 4)}, T, "got a Dataset: choose"),
         ({"train": toy().images}, T, "train must be a Split"),
         ({"validation": Split(toy().images[:0], toy().labels[:0])}, V, "validation.images"),
+        ({"mixup": 0.2}, T, "mixup must be a bool"),
+        ({"augment": "shift"}, T, "augment must be a function"),
+        ({"schedule": "cosine"}, T, "schedule must be a function"),
+        (
+            {"label_smoothing": 0.3, "method": "kd", "alpha": 1, "teacher": build(conv, 1)},
+            V,
+            "label_smoothing must be 0 where ce_weight is 0",
+        ),
         ({"augment": lambda images, stream: images * torch.nan}, V, "augment must return finite"),
     ],
 )
@@ -440,6 +465,48 @@ def test_a_diverging_training_names_term_and_step_and_keeps_the_last_good_state(
     assert torch.equal(weights(network), weights(good))
     with pytest.raises(FloatingPointError, match="term 'hint' became inf in epoch 1, step 1"):
         trained("hint", teacher=teacher, stage=-2, weight=1e39, lr=1e-30)
+
+
+def test_a_weight_that_breaks_in_the_last_step_is_noticed():
+    class Root(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = build(mlp, 0)
+
+        def forward(self, images):
+            logits = self.inner(images)
+            return logits + (logits * 0).square().sqrt()  # its gradient is not a number
+
+    network = Root()
+    with pytest.raises(FloatingPointError, match="a weight became infinite or NaN in epoch 1"):
+        fit(network, toy(), epochs=1, batch_size=64, progress=False)
+    assert all(value.isfinite().all() for value in network.parameters())
+
+
+def test_an_interrupted_epoch_leaves_the_last_finished_one(tmp_path):
+    calls = []
+
+    def breaking(images, stream):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return images
+
+    network = build(conv, 0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, toy(), augment=breaking, epochs=3, batch_size=16, lr=1e-2, progress=False)
+    good = build(conv, 0)
+    fit(
+        good,
+        toy(),
+        augment=lambda images, stream: images,
+        epochs=3,
+        batch_size=16,
+        lr=1e-2,
+        stop_after=1,
+        progress=False,
+    )
+    assert torch.equal(weights(network), weights(good))
 
 
 def test_modes_are_left_as_they_were(teacher):

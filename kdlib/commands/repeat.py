@@ -16,6 +16,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="train only N epochs, on the full schedule, and compare the history",
     )
+    parser.add_argument(
+        "--own-code",
+        action="store_true",
+        help="import and run modules below this folder that a record names",
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -25,8 +30,8 @@ def main(arguments: argparse.Namespace) -> int:
     status = 0
     for path in arguments.files:
         try:
-            found = repetition.repeat(path, epochs=arguments.epochs)
-        except ValueError as error:
+            found = repetition.repeat(path, epochs=arguments.epochs, own_code=arguments.own_code)
+        except (TypeError, ValueError) as error:
             print(f"{path}\n  {error}")
             status = 2
             continue

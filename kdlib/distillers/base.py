@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -166,21 +166,12 @@ class Combination(Distiller):
 # The registry
 
 
-class Method(Protocol):
-    """A registered function: shapes and options in, a distiller out."""
-
-    __name__: str
-
-    def __call__(self, setup: Setup, **options) -> Distiller: ...
-
+Method = Callable[..., Distiller]  # shapes and options in, a distiller out
 
 METHODS: dict[str, Method] = {}
-WITHOUT_TEACHER: set[str] = set()
 
 
-def register(
-    name: str, *, needs_teacher: bool = True
-) -> Callable[[Callable[..., Distiller]], Callable[..., Distiller]]:
+def register(name: str, *, needs_teacher: bool = True) -> Callable[[Method], Method]:
     """Decorator that makes a function known as a method.
 
     A cell of a notebook that registers a method may be run again; a method of the kit cannot be
@@ -193,12 +184,12 @@ def register(
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise ValueError(f"name must be small letters, digits, - and _, got {name!r}")
 
-    def add(function: Callable[..., Distiller]) -> Callable[..., Distiller]:
+    def add(function: Method) -> Method:
         known = METHODS.get(name)
         if known is not None and _of_the_kit(known) and known is not function:
             raise ValueError(f"name {name!r} is a method of the kit: choose another one")
+        function.needs_teacher = needs_teacher  # type: ignore[attr-defined]
         METHODS[name] = function
-        (WITHOUT_TEACHER.discard if needs_teacher else WITHOUT_TEACHER.add)(name)
         return function
 
     return add
@@ -206,7 +197,7 @@ def register(
 
 def needs_teacher(method: str) -> bool:
     """Whether a method, or a part of a combination, learns from a teacher."""
-    return not WITHOUT_TEACHER.issuperset(parts_of(method))
+    return any(getattr(METHODS[part], "needs_teacher", True) for part in parts_of(method))
 
 
 def _of_the_kit(function: Method) -> bool:

@@ -42,6 +42,7 @@ def crd(
     batch (`losses.info_nce`), and the defaults are T 0.1, dim 64, weight 1. Positives are by
     image.
     """
+    inputs.instance("bank", bank, bool)
     if not bank and (num_negatives is not None or momentum != 0.5):
         raise ValueError(
             "num_negatives and momentum belong to the bank: leave them out, or set bank=True"
@@ -49,7 +50,7 @@ def crd(
     temperature = (0.07 if bank else 0.1) if temperature is None else temperature
     dim = (128 if bank else 64) if dim is None else dim
     weight = (0.8 if bank else 1.0) if weight is None else weight
-    inputs.number("temperature", temperature, above=0)
+    inputs.number("temperature", temperature, low=1e-3, high=100)
     inputs.whole("dim", dim)
     pairs = Pairs(setup, stage, teacher_stage, several=False)
     contrast = Contrast(pairs, dim, temperature)

@@ -79,8 +79,7 @@ def rkd(
     weight: float = 1.0,
 ) -> Distiller:
     """`losses.rkd` of the embedding. Published: weight 1 (that is, 25 and 50); 0.3 worked."""
-    for name, value in {"distance_weight": distance_weight, "angle_weight": angle_weight}.items():
-        inputs.number(name, value, low=0)
+    losses.check_weights(distance_weight=distance_weight, angle_weight=angle_weight)
     pairs = Pairs(setup, stage, teacher_stage)
     return _summed(lambda s, t: losses.rkd(s, t, distance_weight, angle_weight), pairs, weight)
 
@@ -111,8 +110,8 @@ def cc(
     the teacher stays as it is.
     """
     inputs.choice("variant", variant, ("official", "paper"))
-    inputs.number("gamma", gamma, above=0)
-    inputs.whole("order", order)
+    inputs.number("gamma", gamma, above=0, high=10)
+    inputs.whole("order", order, high=100)
     pairs = Pairs(setup, stage, teacher_stage, several=False)
     return Distiller(_Correlation(pairs, variant, gamma, order), weight=weight, pairs=pairs)
 
@@ -149,6 +148,7 @@ def hint(
     `normalise` expresses the targets in units of the teacher's standard deviation, measured on the
     first batch, so that the weight does not depend on the teacher's scale. Stages are summed.
     """
+    inputs.instance("normalise", normalise, bool)
     pairs = Pairs(setup, stage, teacher_stage)
     return Distiller(_Hint(pairs, normalise), weight=weight, pairs=pairs)
 
@@ -197,12 +197,9 @@ def vid(
     Published: weight 1, initial variance 5; weight 20 worked on small maps. The regressor is the
     authors': three 1x1 convolutions without bias, ReLU between.
     """
-    inputs.number("variance", variance, above=VARIANCE_FLOOR)
+    inputs.number("variance", variance, above=losses.VARIANCE_FLOOR)
     pairs = Pairs(setup, stage, teacher_stage, maps=True)
     return Distiller(_Variational(pairs, variance), weight=weight, pairs=pairs)
-
-
-VARIANCE_FLOOR = 1e-5  # what `losses.vid` adds to the softplus
 
 
 class _Variational(nn.Module):
@@ -211,7 +208,9 @@ class _Variational(nn.Module):
     def __init__(self, pairs: Pairs, variance: float):
         super().__init__()
         self.pairs = pairs
-        start = math.log(math.expm1(variance - VARIANCE_FLOOR))  # the inverse of the softplus
+        start = math.log(
+            math.expm1(variance - losses.VARIANCE_FLOOR)
+        )  # the inverse of the softplus
         self.regressors, self.variances = nn.ModuleList(), nn.ParameterList()
         for student, teacher in pairs.shapes:
             width, c = vector_size(student), vector_size(teacher)

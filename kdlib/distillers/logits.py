@@ -48,8 +48,7 @@ def dkd(
     shorten the ramp as well; beta 2 worked on small networks. Reads the hard label.
     """
     ramp_epochs = inputs.whole("warmup", warmup, low=0)
-    for name, value in {"alpha": alpha, "beta": beta}.items():
-        inputs.number(name, value, low=0)
+    losses.check_weights(alpha=alpha, beta=beta)
     inputs.number("temperature", temperature, **TEMPERATURE)
 
     def loss(batch: Batch) -> Tensor:
@@ -73,8 +72,7 @@ def dist(
 
     Published: beta 2, gamma 2, T 4 on CIFAR-100; 2, 2, 1 on ImageNet.
     """
-    for name, value in {"beta": beta, "gamma": gamma}.items():
-        inputs.number(name, value, low=0)
+    losses.check_weights(beta=beta, gamma=gamma)
     inputs.number("temperature", temperature, **TEMPERATURE)
 
     def loss(batch: Batch) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -33,17 +33,28 @@ class Checkpoint(NamedTuple):
     Attributes:
         path: of the file.
         settings: JSON values that a resumed training must share, by name.
+        begun: digest of the network's weights at the start of the training.
+        weights: the same digest now. A training goes on only with a network as it was at the
+            start, or as the file holds it.
     """
 
     path: Path
     settings: Mapping[str, Any]
+    begun: str = ""
+    weights: Callable[[], str] = str
 
     def save(self, history: History, parts: Mapping[str, Stateful]) -> None:
         """Write the settings, the history and the `state_dict` of every part."""
         content = io.BytesIO()
         states = {name: part.state_dict() for name, part in parts.items()}
         torch.save(
-            {"settings": json.dumps(self.settings), "history": history, "states": states}, content
+            {
+                "settings": json.dumps(self.settings),
+                "history": history,
+                "states": states,
+                "weights": [self.begun, self.weights()],
+            },
+            content,
         )
         payload = content.getvalue()
         write_atomically(self.path, MAGIC + _sum(payload) + b"\n" + payload)
@@ -68,6 +79,11 @@ class Checkpoint(NamedTuple):
                 f"checkpoint {str(self.path)!r} belongs to a run with other {', '.join(changed)}: "
                 "choose another file or delete it"
             )
+        if self.begun not in content["weights"]:
+            raise ValueError(
+                f"checkpoint {str(self.path)!r} belongs to another student: begin with the same "
+                "weights, choose another file or delete it"
+            )
         for name, part in parts.items():
             if not _fits(part, content["states"].get(name)):
                 raise ValueError(
@@ -79,7 +95,7 @@ class Checkpoint(NamedTuple):
         return content["history"]
 
     def read(self) -> dict[str, Any]:
-        """What the file holds: "settings" (JSON), "history" and "states"."""
+        """What the file holds: "settings" (JSON), "history", "states" and "weights"."""
         head, _, payload = Path(self.path).read_bytes().partition(b"\n")
         if head != MAGIC + _sum(payload):
             raise ValueError(

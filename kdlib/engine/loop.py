@@ -1,7 +1,7 @@
 """The training loop that everything shares: an objective, its batches, its optimizers.
 
-An objective is a module that turns one batch into named loss terms. Image distillation is one; the
-language trainers are others, whose batches are sampled from the student while they are drawn.
+An objective is a module that turns one batch into named loss terms. Image distillation is one.
+Batches are drawn one by one, so they may be sampled from the student that is being trained.
 """
 
 from __future__ import annotations
@@ -102,9 +102,16 @@ def optimise(
         inputs.number("clip", clip, above=0)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
     parts = _parts(objective, optimizers, batches)
-    if checkpoint is not None and not isinstance(checkpoint, Checkpoint):
-        checkpoint = Checkpoint(Path(checkpoint), {})
+    if checkpoint is not None:
+        if not isinstance(checkpoint, Checkpoint):
+            checkpoint = Checkpoint(Path(checkpoint), {})
+        own = {"loop": [epochs, steps, seed, clip, precision], "optimizers": _hyper(optimizers)}
+        checkpoint = checkpoint._replace(settings={**checkpoint.settings, **own})
     history = [] if checkpoint is None else checkpoint.resume(parts)
+    if len(history) > last:
+        raise ValueError(f"stop_after must be at least {len(history)}, as the checkpoint holds")
+    if checkpoint is not None and history:
+        checkpoint = checkpoint._replace(begun=checkpoint.read()["weights"][0])
     ranks.agree("the number of epochs in the checkpoint", len(history))
     groups = [group for one in optimizers for group in one.param_groups]  # after the resume
     peaks = [group["lr"] for group in groups]
@@ -128,7 +135,7 @@ def optimise(
             seen: dict[str, list[Tensor]] = {}
             step = 0
             try:
-                with _seeded(1_000_003 * seed + epoch, device) as generator:
+                with _seeded((1_000_003 * seed + epoch) % 2**63, device) as generator:
                     for step, batch in _counted(batches(epoch, generator), steps, epoch):
                         done = ((epoch - 1) * steps + step - 0.5) / (epochs * steps)
                         for group, peak in zip(groups, peaks):
@@ -148,6 +155,10 @@ def optimise(
                         for one in optimizers:
                             one.step()
                 means = _means(seen)
+                if step < steps:
+                    raise NotFinite("the sum of the terms became infinite")
+                if not all(bool(value.isfinite().all()) for value in parameters):
+                    raise NotFinite("a weight became infinite or NaN", steps)
             except NotFinite as error:
                 objective.load_state_dict(good)
                 raise FloatingPointError(
@@ -155,6 +166,9 @@ def optimise(
                     "weight of a loss term, or set clip. The networks are as they were after "
                     f"epoch {epoch - 1}"
                 ) from None
+            except BaseException:  # an interrupted epoch leaves no half-trained network
+                objective.load_state_dict(good)
+                raise
             history.append({"epoch": epoch, "loss": sum(means.values())} | means)
             if after_epoch is not None:
                 history[-1] |= after_epoch(epoch)
@@ -165,6 +179,14 @@ def optimise(
             ticker.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
             ticker.update()
     return history
+
+
+def _hyper(optimizers: list[Optimizer]) -> list[list[str]]:
+    """The settings of the optimizers' groups, in words that JSON holds."""
+    return [
+        [str({k: v for k, v in group.items() if k != "params"}) for group in one.param_groups]
+        for one in optimizers
+    ]
 
 
 def _parts(

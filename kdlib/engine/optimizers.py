@@ -79,7 +79,7 @@ def create(
     """
     trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     if not trained:
-        raise ValueError("student must have parameters with requires_grad=True, got none")
+        raise ValueError("the objective must have parameters with requires_grad=True, got none")
     inputs.number("lr", lr, above=0)
     inputs.number("weight_decay", weight_decay, low=0)
     if isinstance(optimizer, str):

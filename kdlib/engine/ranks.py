@@ -27,7 +27,12 @@ DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 
 def join(timeout: timedelta = TIMEOUT) -> tuple[int, int]:
     """Rank and number of processes; joins the group when started by `torchrun`."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+    except ValueError as error:
+        raise ValueError(
+            f"WORLD_SIZE must be a whole number, as torchrun sets it: {error}"
+        ) from None
     if world > 1 and not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=timeout)
@@ -132,6 +137,7 @@ def _batch_norm(module: _BatchNorm) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         if not module.training:
             return type(module).forward(module, x)
+        kind, x = x.dtype, x.float()  # sums of half-precision numbers lose digits
         axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
         count = x.numel() // x.shape[1] * join()[1]
         mean = _Total.apply(x.sum(axes)) / count
@@ -142,11 +148,13 @@ def _batch_norm(module: _BatchNorm) -> Callable[[Tensor], Tensor]:
         if mean_kept is not None and variance_kept is not None and steps is not None:
             with torch.no_grad():
                 steps += 1
-                new = module.momentum or 1 / steps.item()
+                new = 1 / steps.item() if module.momentum is None else module.momentum
                 mean_kept.lerp_(mean, new)
                 variance_kept.lerp_(variance * count / max(count - 1, 1), new)
         x = centred * (variance + module.eps).rsqrt().view(shape)
-        return x * module.weight.view(shape) + module.bias.view(shape) if module.affine else x
+        if module.affine:
+            x = x * module.weight.view(shape) + module.bias.view(shape)
+        return x.to(kind)
 
     return forward
 
