@@ -1,9 +1,11 @@
-"""From runs to verdicts: paired differences, 95 % intervals, and `claim`.
+"""From runs to verdicts: intervals, claims with their controls, families of claims.
 
-A claim is decided by the interval of paired differences, never by the means. Its verdict is exact
-text that strict notebook tests compare to the letter; the numbers beside it carry the sign "≈" and
-are masked there, because they drift between processors. So is the verdict of a claim that its
-author declares close.
+A claim is decided by the 95 % interval of paired differences, never by the means, and where it
+has a control, by the difference to the control as well. A notebook names its primary claims
+beforehand; they form one family, whose verdicts are adjusted for their number. A verdict is exact
+text that strict notebook tests compare to the letter; the numbers beside it are marked as measured
+(see `tables`). So is the verdict of a claim that its author declares close: what stays exact there
+is that its interval does not contradict it.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from kdlib import inputs
 from kdlib.engine.console import say
 from kdlib.records import METRIC, Runs
-from kdlib.tables import Interval, Table, approx_interval, table
+from kdlib.tables import NEARLY as NEAR
+from kdlib.tables import Interval, Table, approx, approx_interval, as_html, numbers_of, table
 
 # Another processor redraws most of the noise between seeds: between instruction sets the deciding
 # end of an interval moved by about one half-width. Nearer to its threshold a "holds" is marked as
@@ -27,7 +30,8 @@ from kdlib.tables import Interval, Table, approx_interval, table
 # from the threshold.
 MARGIN = {"holds": 1.0, "not shown": 0.5}
 
-NEAR = " (≈ close)"  # masked in strict tests
+LEVEL = 0.05  # two-sided, as 95 % intervals are
+MOST = 12  # primary claims of a notebook
 
 
 def seeds(count: int = 5) -> list[int]:
@@ -52,7 +56,7 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     if not np.isfinite(array).all():
         raise ValueError("values must be finite: a run failed or its metric is NaN")
     mean = float(array.mean())
-    half = float(stdtrit(len(array) - 1, 0.975) * array.std(ddof=1) / math.sqrt(len(array)))
+    half = float(stdtrit(len(array) - 1, 1 - LEVEL / 2) * array.std(ddof=1) / math.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -69,6 +73,8 @@ def comparison(
     Args:
         columns: further metrics whose mean is shown; whole numbers are printed exactly.
     """
+    if isinstance(columns, str):
+        raise TypeError(f"columns must be several names, got the text {columns!r}")
     rows = []
     for method in runs.methods:
         row: dict[str, Any] = {"method": method, metric: interval(runs.values(method, metric))}
@@ -85,23 +91,65 @@ def comparison(
     return table(rows, caption)
 
 
+class Test(NamedTuple):
+    """One condition of a claim: an estimate above a threshold, by its standard error."""
+
+    above: float  # the estimate minus its threshold
+    error: float  # standard error of the estimate
+    freedom: int  # degrees of freedom
+
+    @property
+    def p(self) -> float:
+        """One-sided p value (Student's t)."""
+        if self.error == 0:
+            return 0.0 if self.above > 0 else 1.0
+        return float(stdtr(self.freedom, -self.above / self.error))
+
+    def room(self, level: float = LEVEL) -> float:
+        """Distance of the interval's end from the threshold, in half-widths at 95 %."""
+        half = float(stdtrit(self.freedom, 1 - LEVEL / 2)) * self.error
+        end = self.above - float(stdtrit(self.freedom, 1 - level / 2)) * self.error
+        return end / half if half else math.copysign(math.inf, self.above or -1)
+
+
 class Claim(NamedTuple):
-    """A claim and its verdict: "holds" or "not shown", behind "close ≈" if its author says so."""
+    """A claim and its verdict at 95 %; `Family` adjusts the verdicts of a notebook."""
 
     text: str
-    verdict: str
-    shown: bool  # what the interval says here, close or not
+    verdict: str  # "holds" or "not shown", behind "close ≈" if its author says so
+    shown: bool  # what the intervals say here, close or not
     near: bool  # nobody declared it close, but another processor could turn it
-    interval: Interval
+    interval: Interval  # of the differences
+    net: Interval | None  # of the differences minus the control's
+    tests: tuple[Test, ...]  # all must pass
     count: int  # type: ignore[assignment]  # of paired seeds
     unit: str
-    demand: str = ""  # what the interval has to satisfy, unless that is to lie above 0
+    demand: str  # what the interval has to satisfy, unless that is to lie above 0
+    close: str  # why the verdict may turn elsewhere
+    refuted: bool  # the whole interval lies on the wrong side
+
+    @property
+    def p(self) -> float:
+        """One-sided p value: the largest of its conditions."""
+        return max(test.p for test in self.tests)
+
+    @property
+    def numbers(self) -> tuple[tuple[float, float | None], ...]:
+        """Its measured numbers with their rooms, as in `tables.Mark`."""
+        found = [self.interval] if self.net is None else [self.interval, self.net]
+        return tuple((part, 2 * one.half_width) for one in found for part in one)
 
     def __str__(self) -> str:
-        mean, low, high = (f"≈ {value:+.3g}" for value in self.interval)
+        near = NEAR if self.near else ""
+        floor = f", {'refuted' if self.refuted else 'not refuted'}" if self.close else ""
+        control = ""
+        if self.net is not None:
+            beyond = "beyond" if self.tests[-1].room() > 0 else "not beyond"
+            word = f"≈{beyond}" if self.close else beyond
+            control = f"; {word} its control: {_signed(self.net)}"
         return (
-            f"claim: {self.text} | {self.verdict}{NEAR if self.near else ''} | {mean} "
-            f"{self.unit} [{low}, {high}]{self.demand}, {self.count} paired seeds"
+            f"claim: {self.text} | {self.verdict}{near}{floor} | {_signed(self.interval)} "
+            f"{self.unit}{self.demand}{control}; {self.count} paired seeds"
         )
 
     def _ipython_display_(self) -> None:
@@ -115,37 +163,53 @@ class Claim(NamedTuple):
             "shown": self.shown,
             "near": self.near,
             **self.interval._asdict(),
+            "beyond_control": None if self.net is None else self.tests[-1].room() > 0,
+            "p": self.p,
             "count": self.count,
             "unit": self.unit,
+            "close": self.close,
+            "refuted": self.refuted,
             "line": str(self),
         }
+
+
+def _signed(value: Interval) -> str:
+    mean, low, high = (f"≈ {part:+.3g}" for part in value)
+    return f"{mean} [{low}, {high}]"
 
 
 def claim(
     text: str,
     differences: Sequence[float] | np.ndarray,
     *,
+    control: Sequence[float] | np.ndarray | None = None,
     above: float | None = None,
     within: float | None = None,
     unit: str = "points",
-    close: bool = False,
+    close: str = "",
 ) -> Claim:
-    """Say in one line that says whether a claim holds, decided by a 95 % interval.
+    """Say in one line whether a claim holds, decided by 95 % intervals.
 
     The claim holds if the whole interval of the mean difference lies above `above`, or, with
     `within`, inside (-within, within): "no difference that matters" has to be shown as well.
-    If the interval ends near its threshold, "(≈ close)" follows the verdict: pass `close=True`.
+    With a `control`, the differences minus the control's must lie above `above`, too: an effect
+    that the control has as well is not shown. If an interval ends near its threshold, "(≈ close)"
+    follows the verdict: give the reason with `close`.
 
     Args:
         text: the claim in words, without "|".
         differences: one paired difference a seed, five or more.
+        control: the same differences of the matched control (the same method and loss, from a
+            teacher without the property, made with the teacher's own recipe), by the same seeds.
         above: the threshold that the interval must exceed; default 0.
         within: for claims of equivalence, the largest difference that does not matter.
         unit: of the differences.
-        close: the verdict may turn on another processor: print it as close, and masked.
+        close: why the verdict may turn on another machine. It is then shown as close and masked;
+            that the interval does not refute the claim stays exact text.
 
     Raises:
-        ValueError: fewer than five differences, a non-finite one, or "|" in the text.
+        ValueError: fewer than five differences, a non-finite one, a control of other length or
+            beside `within`, or "|" in the text.
     """
     if len(differences) < 5:
         raise ValueError(
@@ -153,29 +217,149 @@ def claim(
         )
     if "|" in text:
         raise ValueError("text must not contain '|', which separates the parts of a claim's line")
-    if above is not None and within is not None:
-        raise ValueError("above must be left out beside within: they are two kinds of claims")
-    above = 0.0 if above is None else inputs.number("above", above)
+    if within is not None and (above is not None or control is not None):
+        raise ValueError("within must stand alone, without above and control: it is another kind")
+    if not isinstance(close, str):
+        raise TypeError(f"close must be the reason in words, got {inputs.describe(close)}")
+    threshold = 0.0 if above is None else inputs.number("above", above)
+    array = np.asarray(differences, dtype=float)
+    found, net = interval(array), None
     if within is not None:
         inputs.number("within", within, above=0)
-    found = interval(differences)
-    if within is None:
-        room = found.low - above
-        demand = f", needs > {above:g}" if above else ""
+        tests = [_test(array, -within), _test(-array, -within)]
+        demand, refuted = f", needs within ±{within:g}", found.low > within or found.high < -within
     else:
-        room = min(found.low + within, within - found.high)
-        demand = f", needs within ±{within:g}"
+        tests = [_test(array, threshold)]
+        demand = f", needs > {threshold:g}" if threshold else ""
+        refuted = found.high < threshold
+    if control is not None:
+        if len(control) != len(array):
+            raise ValueError(
+                f"control must hold one difference for each of {len(array)} seeds, got "
+                f"{len(control)}"
+            )
+        beyond = array - np.asarray(control, dtype=float)
+        net = interval(beyond)
+        tests.append(_test(beyond, threshold))
+    room = min(test.room() for test in tests)
     word = "holds" if room > 0 else "not shown"
-    near = not close and abs(room) < MARGIN[word] * found.half_width
     result = Claim(
-        text,
-        f"close ≈{word}" if close else word,
-        room > 0,
-        near,
-        found,
-        len(differences),
-        unit,
-        demand,
+        text=text,
+        verdict=f"close ≈{word}" if close else word,
+        shown=room > 0,
+        near=not close and abs(room) < MARGIN[word],
+        interval=found,
+        net=net,
+        tests=tuple(tests),
+        count=len(array),
+        unit=unit,
+        demand=demand,
+        close=close,
+        refuted=refuted,
     )
-    say(str(result), claim=result.as_data())
+    _say(result)
     return result
+
+
+def _test(values: np.ndarray, threshold: float) -> Test:
+    error = float(values.std(ddof=1) / math.sqrt(len(values)))
+    return Test(float(values.mean()) - threshold, error, len(values) - 1)
+
+
+def _say(found: Claim) -> None:
+    """Words first: the verdict is bold, the numbers are clean."""
+    head, verdict, rest = map(as_html, str(found).split(" | "))
+    page = f"<div>{head} | <b>{verdict}</b> | {rest}</div>"
+    say(str(found), html=page, claim=found.as_data(), measured=numbers_of([found]))
+
+
+def explore(
+    text: str,
+    differences: Sequence[float] | np.ndarray,
+    *,
+    control: Sequence[float] | np.ndarray | None = None,
+    unit: str = "points",
+) -> Interval:
+    """Say a measured difference that no claim was made of beforehand: an interval, no verdict."""
+    found = interval(differences)
+    parts = [approx_interval(found, sign=True)]
+    line = f"explored: {text} | {parts[0]} {unit}"
+    if control is not None:
+        parts.append(approx_interval(interval(control), sign=True))
+        line += f"; its control {parts[1]}"
+    line += f"; {len(differences)} paired seeds"
+    say(line, html=f"<div>{as_html(line)}</div>", measured=numbers_of(parts))
+    return found
+
+
+class Family:
+    """The primary claims of a notebook, named beforehand and decided together (Holm 1979).
+
+    Args:
+        texts: the claims in words, 1 to 12 different ones.
+    """
+
+    def __init__(self, *texts: str):
+        if not 1 <= len(texts) <= MOST or len(set(texts)) < len(texts):
+            raise ValueError(f"texts must be 1 to {MOST} different claims, got {len(texts)}")
+        self.claims: dict[str, Claim | None] = dict.fromkeys(texts)
+
+    def claim(self, text: str, differences: Sequence[float] | np.ndarray, **options: Any) -> Claim:
+        """`evidence.claim` for one of the named claims; a cell may be run again."""
+        if text not in self.claims:
+            raise ValueError(
+                f"text must be one of the claims named beforehand ({'; '.join(self.claims)}), got "
+                f"{text!r}: for others there is evidence.explore"
+            )
+        self.claims[text] = found = claim(text, differences, **options)
+        return found
+
+    def adjusted(self) -> list[tuple[Claim, float, bool, bool]]:
+        """(claim, adjusted p, holds, near) in the order of naming.
+
+        Raises:
+            ValueError: a named claim was not made: none may be dropped.
+        """
+        missing = [text for text, found in self.claims.items() if found is None]
+        if missing:
+            raise ValueError(f"claims must all be made before the table, got none of: {missing}")
+        made = [found for found in self.claims.values() if found is not None]
+        order = sorted(range(len(made)), key=lambda place: made[place].p)
+        verdicts: dict[int, tuple[float, bool, bool]] = {}
+        largest = 0.0
+        for rank, place in enumerate(order):
+            found, left = made[place], len(made) - rank
+            largest = max(largest, min(1.0, 2 * left * found.p))
+            room = min(test.room(LEVEL / left) for test in found.tests)
+            word = "holds" if largest <= LEVEL else "not shown"
+            verdicts[place] = largest, largest <= LEVEL, abs(room) < MARGIN[word]
+        return [(found, *verdicts[place]) for place, found in enumerate(made)]
+
+    def table(self) -> Table:
+        """The closing table: verdicts at a family-wise error of 5 %."""
+        rows, data = [], []
+        for made, p, holds, near in self.adjusted():
+            word = "holds" if holds else "not shown"
+            verdict = f"close ≈{word}" if made.close else word + NEAR * near
+            rows.append(
+                {
+                    "primary claim": made.text,
+                    "verdict": verdict,
+                    f"difference, {made.unit}": approx_interval(made.interval, sign=True),
+                    "beyond its control": ""
+                    if made.net is None
+                    else approx_interval(made.net, sign=True),
+                    "p, adjusted": approx(p, 4),
+                    "close because": made.close,
+                }
+            )
+            data.append({"text": made.text, "verdict": verdict, "p": p})
+        if not any(row["close because"] for row in rows):
+            rows = [{k: v for k, v in row.items() if k != "close because"} for row in rows]
+        if not any(row["beyond its control"] for row in rows):
+            rows = [{k: v for k, v in row.items() if k != "beyond its control"} for row in rows]
+        found = table(
+            rows, f"{len(rows)} primary claims, verdicts adjusted for their number (Holm)"
+        )
+        found.data = {"family": data}
+        return found

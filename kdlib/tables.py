@@ -1,16 +1,27 @@
 """Measured numbers and tables: text in a terminal, HTML in a notebook.
 
-The convention for numbers: what a machine measured carries the sign "≈" (`approx`), and strict
-notebook tests mask it. What follows from the code alone (parameter counts, FLOPs) does not.
+What a machine measured carries a mark: the sign "≈" in plain text, an element of class "measured"
+in HTML, where a reader sees the number alone. Strict notebook tests mask both, and then compare
+the numbers within the room that each carries in its display's metadata (`numbers`). What follows
+from the code alone (parameter counts, FLOPs) has no mark.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from kdlib.engine.console import say as display
+
+Numbers = tuple[tuple[float, float | None], ...]  # values, each with its room
+
+CLOSE = re.compile("≈ ?(not shown|holds|not beyond|beyond)")
+NEARLY = " (≈ close)"
+MARKED = re.compile(r"≈ ?([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 
 
 class Interval(NamedTuple):
@@ -25,16 +36,59 @@ class Interval(NamedTuple):
         return (self.high - self.low) / 2
 
 
-def approx(value: float, digits: int = 1, *, sign: bool = False, unit: str = "") -> str:
-    """A measured number as text, e.g. "≈ +2.7 points"."""
+class Mark(str):
+    """Text of measured numbers, with the numbers themselves and the room of each."""
+
+    numbers: Numbers = ()
+
+    @classmethod
+    def of(cls, text: str, numbers: Iterable[tuple[float, float | None]]) -> Mark:
+        mark = cls(text)
+        mark.numbers = tuple(numbers)
+        return mark
+
+
+def approx(
+    value: float, digits: int = 1, *, sign: bool = False, unit: str = "", room: float | None = None
+) -> Mark:
+    """A measured number as text, e.g. "≈ +2.7 points".
+
+    Args:
+        room: how far the number may lie from a stored one; None: it is not compared.
+    """
     text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-    return f"≈ {text}{' ' if unit else ''}{unit}"
+    return Mark.of(f"≈ {text}{' ' if unit else ''}{unit}", [(float(value), room)])
 
 
-def approx_interval(value: Interval, digits: int = 1, *, sign: bool = False) -> str:
-    """A mean with its interval as text, e.g. "≈ 92.7 [≈ 92.1, ≈ 93.3]"."""
+def approx_interval(value: Interval, digits: int = 1, *, sign: bool = False) -> Mark:
+    """A mean with its interval as text, e.g. "≈ 92.7 [≈ 92.1, ≈ 93.3]".
+
+    Each of the three numbers has a room of two half-widths.
+    """
     mean, low, high = (approx(part, digits, sign=sign) for part in value)
-    return f"{mean} [{low}, {high}]"
+    room = 2 * value.half_width
+    return Mark.of(f"{mean} [{low}, {high}]", [(float(part), room) for part in value])
+
+
+def as_html(text: str) -> str:
+    """Text as HTML; a marked number becomes an element of class "measured", without its sign.
+
+    A word that may turn on another machine becomes one of class "close".
+    """
+    page = MARKED.sub(r'<span class="measured">\1</span>', html.escape(text, quote=False))
+    page = CLOSE.sub(r'<span class="close">\1</span>', page)
+    return page.replace(NEARLY, '<span class="close"> (close)</span>')
+
+
+def numbers_of(parts: Iterable[Any]) -> list[list[float | None]]:
+    """The numbers of all marks among `parts`, as JSON values."""
+    return [list(pair) for part in parts for pair in getattr(part, "numbers", ())]
+
+
+def say(*parts: Any) -> None:
+    """Like `print`, for lines with measured numbers: a reader of the notebook sees them clean."""
+    text = " ".join(map(str, parts))
+    display(text, html=f"<div>{as_html(text)}</div>", measured=numbers_of(parts))
 
 
 class Table:
@@ -44,6 +98,7 @@ class Table:
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
         self.cells = [[_cell(row.get(name, "")) for name in self.columns] for row in rows]
         self.caption = caption
+        self.data: dict[str, Any] = {}  # further metadata of its display
 
     def __repr__(self) -> str:
         lines = [self.columns, *self.cells]
@@ -60,13 +115,19 @@ class Table:
             style = ' style="text-align: left"'
             return (
                 "<tr>"
-                + "".join(f"<{tag}{style}>{html.escape(cell)}</{tag}>" for cell in cells)
+                + "".join(f"<{tag}{style}>{as_html(cell)}</{tag}>" for cell in cells)
                 + "</tr>"
             )
 
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         head, body = row(self.columns, "th"), "\n".join(row(line, "td") for line in self.cells)
         return f"<table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        """Both forms, and the numbers with their rooms as metadata."""
+        measured = numbers_of(cell for line in self.cells for cell in line)
+        forms = {"text/plain": repr(self), "text/html": self._repr_html_()}
+        return forms, {"kdlib": {"measured": measured} | self.data}
 
 
 def table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> Table:
@@ -88,4 +149,4 @@ def _cell(value: Any) -> str:
         return approx(number, 1 if abs(number) >= 10 else 2)
     if isinstance(value, (int, np.integer)):
         return f"{value:,}"
-    return str(value)
+    return value if isinstance(value, Mark) else str(value)

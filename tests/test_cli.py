@@ -5,6 +5,7 @@ import ast
 import errno
 import importlib
 import inspect
+import json
 import os
 import re
 import signal
@@ -23,7 +24,7 @@ import pytest
 from kdlib import __main__ as cli
 from kdlib.commands import doctor, lab
 from kdlib.commands import run as runner
-from kdlib.engine import files, kernels, notebooks
+from kdlib.engine import copies, files, kernels, notebooks
 
 # What `evidence.claim` displays, without training anything.
 CLAIM = """import os
@@ -343,7 +344,7 @@ def test_seed_offset_lists_changed_verdicts(write, capsys, quick):
     path = write("01_a", CLAIM)
     assert run("--save", path) == 0
     saved = path.read_bytes()
-    assert "pass close=True: barely" in capsys.readouterr().out
+    assert "say close=REASON: barely" in capsys.readouterr().out
     assert run("--seed-offset", "5", path) == 0
     report = capsys.readouterr().out.split("Verdicts that changed with seeds shifted by 5:")[1]
     assert report.strip() == "01_a: the student gains: holds -> not shown"
@@ -631,28 +632,93 @@ def test_lab_without_jupyter_says_what_to_do(monkeypatch, capsys):
 
 def test_lab_passes_options_on(monkeypatch):
     seen = []
-    monkeypatch.setattr(lab, "start", lambda options: seen.extend(options) or 0)
+
+    def start(options, originals):
+        seen.append((options, originals))
+        return 0
+
+    monkeypatch.setattr(lab, "start", start)
     assert cli.main(["lab", "--port", "9000", "--ip=0.0.0.0"]) == 0
-    assert seen == ["--port", "9000", "--ip=0.0.0.0"]
+    assert cli.main(["lab", "--originals", "--port", "9000"]) == 0
+    assert seen == [(["--port", "9000", "--ip=0.0.0.0"], False), (["--port", "9000"], True)]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere the server is a child")
-@pytest.mark.parametrize("given, seen", [(None, "1"), ("3", "3")])
-def test_kernels_of_the_lab_use_one_thread(given, seen, monkeypatch):
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """started(originals=...) returns (command line, environment) of the server."""
+    if os.name != "posix":
+        pytest.skip("elsewhere the server is a child")
+
     class Started(Exception):
         pass
 
-    def start(program, line, environment):
-        assert environment["OMP_NUM_THREADS"] == seen
-        raise Started
+    def start(**options):
+        seen = []
 
+        def become(program, line, environment):
+            seen.extend([line, environment])
+            raise Started
+
+        monkeypatch.setattr(lab.os, "execve", become)
+        with pytest.raises(Started):
+            lab.start(**options)
+        return seen
+
+    monkeypatch.setattr(copies, "FOLDER", tmp_path / "mine")
+    return start
+
+
+@pytest.mark.parametrize("given, seen", [(None, "1"), ("3", "3")])
+def test_kernels_of_the_lab_use_one_thread(given, seen, started, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    monkeypatch.setattr(lab.os, "execve", start)
-    with pytest.raises(Started):
-        lab.start()
+    _, environment = started()
+    assert environment["OMP_NUM_THREADS"] == seen
     assert os.environ.get("OMP_NUM_THREADS") == given
+
+
+def test_lab_opens_the_first_of_the_copies(started, tmp_path, capsys):
+    line, _ = started(options=["--port", "9000"])
+    assert f"--ServerApp.root_dir={tmp_path}" in line  # links lead out of the folder
+    assert f"--FileContentsManager.preferred_dir={tmp_path / 'mine'}" in line
+    assert "--LabApp.default_url=/lab/tree/mine/01_motivation.ipynb" in line
+    assert line[-2:] == ["--port", "9000"]
+    said = capsys.readouterr().out.splitlines()
+    names = [path.name for path in notebooks.find()]
+    assert said[:-1] == [f"mine/{name}: {copies.MADE}" for name in names]
+    assert sorted(path.name for path in (tmp_path / "mine").glob("*.ipynb")) == names
+    started()
+    assert capsys.readouterr().out.splitlines() == said[-1:]
+
+
+def test_lab_on_the_originals(started, tmp_path, capsys):
+    line, _ = started(originals=True)
+    assert line == lab.command(root=lab.is_root(), display=lab.has_display())
+    assert f"--FileContentsManager.preferred_dir={notebooks.FOLDER}" in line
+    assert not any("default_url" in part for part in line)
+    assert not (tmp_path / "mine").exists() and "mine" not in capsys.readouterr().out
+
+
+def test_lab_names_the_way_out_if_no_copy_can_be_made(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").write_text("a file")
+    monkeypatch.setattr(copies, "FOLDER", tmp_path / "mine")
+    assert cli.main(["lab"]) == 2
+    errors = capsys.readouterr().err
+    assert "nothing was overwritten" in errors and "--originals" in errors
+    assert str(tmp_path / "mine") in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [None, "/some/folder"])
+def test_lab_asks_no_question_about_news(given, started, monkeypatch):
+    monkeypatch.delenv("JUPYTER_CONFIG_PATH", raising=False)
+    if given:
+        monkeypatch.setenv("JUPYTER_CONFIG_PATH", given)
+    _, environment = started()
+    *before, ours = environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)
+    assert before == ([given] if given else [])
+    settings = json.loads(Path(ours, "labconfig", "default_setting_overrides.json").read_text())
+    assert settings == {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
 
 
 def fetch(address, patience):
@@ -670,6 +736,7 @@ def fetch(address, patience):
 
 @pytest.mark.parametrize("home", ["usable", "lost"])
 def test_lab_answers_on_the_printed_address(home, tmp_path):
+    """The lab of the copies with a home, that of the originals without one."""
     try:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -683,8 +750,16 @@ def test_lab_answers_on_the_printed_address(home, tmp_path):
     }
     (tmp_path / "file").touch()
     environment["HOME"] = str(tmp_path if home == "usable" else tmp_path / "file")
+    folder = "mine" if home == "usable" else "notebooks"
+    code = (
+        "import pathlib, sys\n"
+        "from kdlib.__main__ import main\nfrom kdlib.engine import copies\n"
+        "copies.FOLDER = pathlib.Path(sys.argv[1])\n"
+        "sys.exit(main(['lab', '--no-browser', *sys.argv[2:]]))"
+    )
+    originals = ["--originals"] if folder == "notebooks" else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "kdlib", "lab", "--no-browser"],
+        [sys.executable, "-c", code, str(tmp_path / "mine"), *originals],
         text=True,
         env=environment,
         cwd=tmp_path,
@@ -695,13 +770,18 @@ def test_lab_answers_on_the_printed_address(home, tmp_path):
         lines = []
         for line in process.stdout:
             lines.append(line)
-            address = re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/lab\?token=\w+", line)
+            address = re.search(r"(http://[\w.]+:\d+)/lab(/tree/[\w./]+)?\?token=\w+", line)
             if address:
                 break
         else:
             pytest.fail("no address was printed:\n" + "".join(lines))
         assert "Traceback" not in "".join(lines)
-        assert '"preferredPath": "notebooks"' in fetch(address[0], patience=30)
+        assert address[2] == ("/tree/mine/01_motivation.ipynb" if folder == "mine" else None)
+        assert f'"preferredPath": "{folder}"' in fetch(address[0], patience=30)
+        token = address[0].split("?")[1]
+        name = "@jupyterlab/apputils-extension:notification"
+        setting = fetch(f"{address[1]}/lab/api/settings/{name}?{token}", patience=30)
+        assert json.loads(setting)["schema"]["properties"]["fetchNews"]["default"] == "false"
     finally:
         process.terminate()
         process.communicate(timeout=30)

@@ -24,10 +24,12 @@ def test_claim_needs_the_whole_interval(capsys):
     result = evidence.claim("A beats B", [2.0, 2.1, 1.9, 2.2, 1.8])
     assert result.verdict == "holds" and result.shown
     line = capsys.readouterr().out
-    assert line.startswith("claim: A beats B | holds | ≈ +2 points [≈ +1.8, ≈ +2.2], 5 paired")
+    assert line.startswith(
+        "claim: A beats B | holds | ≈ +2 [≈ +1.8, ≈ +2.2] points; 5 paired seeds"
+    )
     assert evidence.claim("A beats B", [2.0, -2.1, 1.9, -2.2, 0.2]).verdict == "not shown"
     assert evidence.claim("by 3", [2.0, 2.1, 1.9, 2.2, 1.8], above=3).verdict == "not shown"
-    assert "[≈ +1.8, ≈ +2.2], needs > 3, 5 paired seeds" in capsys.readouterr().out
+    assert "[≈ +1.8, ≈ +2.2] points, needs > 3; 5 paired seeds" in capsys.readouterr().out
 
 
 def test_claim_near_the_threshold_says_so(capsys):
@@ -51,15 +53,15 @@ def test_a_declared_close_claim_is_masked(capsys):
     values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     for shift, word in [(0.9, "not shown"), (1.1, "holds"), (9, "holds")]:
         shifted = values + shift * evidence.interval(values).half_width
-        result = evidence.claim("said so", shifted, close=True)
-        assert f"| close ≈{word} |" in capsys.readouterr().out
+        result = evidence.claim("said so", shifted, close="near")
+        assert f"| close ≈{word}, not refuted |" in capsys.readouterr().out
         assert result.verdict == f"close ≈{word}" and not result.near
 
 
 def test_equivalence_needs_the_interval_inside():
     values = [0.1, -0.1, 0.05, -0.05, 0.0]
     equal = evidence.claim("no difference", values, within=1)
-    assert equal.verdict == "holds" and ", needs within ±1, 5 paired seeds" in str(equal)
+    assert equal.verdict == "holds" and ", needs within ±1; 5 paired seeds" in str(equal)
     assert evidence.claim("no difference", [3.0, 3.1, 2.9, 3, 3], within=1).verdict == "not shown"
     wide = [4.0, -4.0, 3.0, -3.0, 0.0]  # no difference seen is not no difference
     assert evidence.claim("no difference", wide, within=1).verdict == "not shown"
@@ -72,7 +74,7 @@ def test_claim_refuses_weak_evidence():
         evidence.claim("failed run", [1.0, 1.0, 1.0, 1.0, np.nan])
     with pytest.raises(ValueError, match="separates"):
         evidence.claim("a | b", [1.0] * 5)
-    with pytest.raises(ValueError, match="above must be left out beside within"):
+    with pytest.raises(ValueError, match="within must stand alone"):
         evidence.claim("two kinds", [1.0] * 5, above=1, within=2)
     for option in ("above", "within"):
         with pytest.raises((ValueError, TypeError), match=f"{option} must be"):
@@ -98,3 +100,93 @@ def test_comparison_pairs_with_the_baseline():
     text = repr(evidence.comparison(runs, "CE", columns=["extra_parameters"]))
     assert "≈ +3.0 [≈ +3.0, ≈ +3.0]" in text and "extra parameters" in text
     assert "≈ 64" not in text and "64" in text
+
+
+VALUES = np.array([1.8, 2.1, 2.0, 2.2, 1.9])
+
+
+def test_a_control_decides():
+    alone = evidence.claim("inherited", VALUES)
+    assert alone.verdict == "holds"
+    same = evidence.claim(
+        "inherited", VALUES, control=VALUES + np.array([0.1, -0.1, 0, 0.05, -0.05])
+    )
+    assert same.verdict == "not shown", "an effect that its control has as well"
+    assert "; not beyond its control: ≈" in str(same) and same.p > 0.1
+    less = evidence.claim("inherited", VALUES, control=VALUES - VALUES.mean())
+    assert less.verdict == "holds" and "; beyond its control: ≈ +2 " in str(less)
+    assert less.p == max(test.p for test in less.tests) >= alone.p
+    more = evidence.claim("inherited", VALUES, control=VALUES - 1, above=1.5)
+    assert more.verdict == "not shown", "what is left must clear the threshold, too"
+    for control in (VALUES[:4], [np.nan] * 5):
+        with pytest.raises(ValueError):
+            evidence.claim("inherited", VALUES, control=control)
+
+
+def test_p_values_are_students():
+    found = evidence.claim("A beats B", VALUES)
+    # t = 2 / (0.158114 / sqrt 5) = 28.284 with 4 degrees of freedom
+    assert found.p == pytest.approx(4.65e-6, rel=0.01)
+    assert evidence.claim("the other way", -VALUES).p == pytest.approx(1 - found.p)
+    equal = evidence.claim("alike", VALUES - 2, within=1)
+    assert equal.p == pytest.approx(evidence.claim("a", VALUES - 1).p, rel=1e-9)
+
+
+def test_a_close_claim_has_an_exact_floor():
+    assert "not refuted" in str(evidence.claim("close", VALUES - 2, close="near"))
+    against = evidence.claim("close", -VALUES, close="near")
+    assert against.refuted and "| close ≈not shown, refuted |" in str(against)
+    assert evidence.claim("close", VALUES, within=1, close="near").refuted
+    with pytest.raises(TypeError, match="close must be the reason in words"):
+        evidence.claim("close", VALUES, close=True)
+
+
+def family(*shifts):
+    """A family of claims whose intervals begin so many half-widths above zero."""
+    noise = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    half = evidence.interval(noise).half_width
+    found = evidence.Family(*(f"claim {place}" for place in range(len(shifts))))
+    for place, shift in enumerate(shifts):
+        found.claim(f"claim {place}", noise + (1 + shift) * half)
+    return found
+
+
+def test_a_family_is_adjusted_for_its_number():
+    (alone,) = family(0.2).adjusted()
+    assert alone[2] and alone[1] == pytest.approx(2 * alone[0].p)
+    many = family(*[0.2] * 8).adjusted()
+    assert not any(holds for _, _, holds, _ in many), "a claim that holds only by itself"
+    assert many[0][1] == pytest.approx(16 * many[0][0].p)
+    strong = family(9.0, 0.2, -0.5).adjusted()  # Holm: the second is judged among two
+    assert [holds for _, _, holds, _ in strong] == [True, strong[1][0].p * 4 <= 0.05, False]
+    assert strong[1][1] == pytest.approx(4 * strong[1][0].p)
+    assert family(-3.0, 9.0).adjusted()[0][1] == 1.0
+
+
+def test_the_closing_table_names_every_claim_once():
+    found = family(9.0, 5.0)
+    text = repr(found.table())
+    assert text.startswith("2 primary claims, verdicts adjusted") and text.count("holds") == 2
+    assert found.table().data["family"][0]["verdict"] == "holds"
+    incomplete = evidence.Family("a", "b")
+    incomplete.claim("a", VALUES)
+    with pytest.raises(ValueError, match="must all be made before the table.*'b'"):
+        incomplete.table()
+    with pytest.raises(ValueError, match="text must be one of the claims named beforehand"):
+        incomplete.claim("c", VALUES)
+    incomplete.claim("a", -VALUES)
+    incomplete.claim("b", VALUES)
+    assert [holds for _, _, holds, _ in incomplete.adjusted()] == [False, True], "rerun cells count"
+
+
+@pytest.mark.parametrize("texts", [(), ("a", "a"), tuple(map(str, range(13)))])
+def test_a_family_is_small_and_without_repeats(texts):
+    with pytest.raises(ValueError, match="texts must be 1 to 12 different claims"):
+        evidence.Family(*texts)
+
+
+def test_what_is_explored_has_no_verdict(capsys):
+    found = evidence.explore("a difference", VALUES, control=VALUES - 2)
+    line = capsys.readouterr().out
+    assert line.startswith("explored: a difference | ≈ +2.0 [≈ +1.8, ≈ +2.2] points; its control")
+    assert "holds" not in line and found.mean == pytest.approx(2)

@@ -104,7 +104,7 @@ def test_the_search_path_of_a_kernel(tmp_path, monkeypatch):
 
 
 def test_pytest_uses_this_kit_and_one_thread(fake, tmp_path, root):
-    """nbval with the conftest of notebooks/."""
+    """nbval with the plugin of the kit, in any folder."""
     made = notebook(
         f"import kdlib, os\nassert kdlib.__file__ == {kdlib.__file__!r}, kdlib.__file__",
         "import torch\nassert torch.get_num_threads() == 1\nassert 'MPLCONFIGDIR' in os.environ",
@@ -113,10 +113,6 @@ def test_pytest_uses_this_kit_and_one_thread(fake, tmp_path, root):
         cell.execution_count = number + 1
     nbformat.write(made, tmp_path / "01_a.ipynb")
     nbformat.write(notebook("1/0"), tmp_path / "01_b.executed.ipynb")
-    (tmp_path / "conftest.py").write_text(
-        (root / "notebooks" / "conftest.py").read_text("utf-8"), "utf-8"
-    )
-    masks = root / "tests" / "nbval_sanitize.cfg"
     line = [
         sys.executable,
         "-m",
@@ -125,15 +121,13 @@ def test_pytest_uses_this_kit_and_one_thread(fake, tmp_path, root):
         "--nbval-current-env",
         "--rootdir",
         tmp_path,
-        "--nbval-sanitize-with",
-        masks,
         "-p",
         "no:cacheprovider",
         tmp_path,
     ]
     done = subprocess.run(
         line,
-        env=bare() | {"HOME": str(tmp_path / "conftest.py")},
+        env=bare() | {"HOME": str(tmp_path / "01_a.ipynb")},
         text=True,
         cwd=root,
         capture_output=True,

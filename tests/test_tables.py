@@ -27,3 +27,28 @@ def test_tables_render_in_both_worlds():
 def test_tables_need_no_matplotlib():
     code = "import sys, kdlib.tables, kdlib.evidence; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_reader_sees_clean_numbers_and_the_test_sees_their_room():
+    table = tables.table([{"a": 0.5, "b": Interval(27.4, 25.1, 29.9), "c": 3, "d": "close ≈holds"}])
+    page = table._repr_html_()
+    assert "≈" not in page
+    assert '<span class="measured">27.4</span> [<span class="measured">25.1</span>' in page
+    assert 'close <span class="close">holds</span>' in page
+    forms, metadata = table._repr_mimebundle_()
+    assert "≈ 27.4 [≈ 25.1, ≈ 29.9]" in forms["text/plain"]
+    room = pytest.approx(4.8)
+    assert metadata["kdlib"]["measured"] == [[0.5, None], [27.4, room], [25.1, room], [29.9, room]]
+
+
+def test_only_marked_numbers_become_elements():
+    text = "≈ +1,234.5 of 7 < 8, x ≈ y, ≈ nan, ≈ 1.2e-05 & ≈ −7 %"
+    assert tables.as_html(text) == (
+        '<span class="measured">+1,234.5</span> of 7 &lt; 8, x ≈ y, ≈ nan, '
+        '<span class="measured">1.2e-05</span> &amp; <span class="measured">−7</span> %'
+    )
+
+
+def test_a_line_is_printed_elsewhere(capsys):
+    tables.say("accuracy", tables.approx(91.26, room=1.0), "%")
+    assert capsys.readouterr().out == "accuracy ≈ 91.3 %\n"

@@ -188,7 +188,7 @@ def run(
             if save:
                 for claim in outcome.claims:
                     if claim.near:
-                        print(f"  another processor could turn it, pass close=True: {claim.text}")
+                        print(f"  another processor could turn it, say close=REASON: {claim.text}")
             sys.stdout.flush()
     finally:
         progress.close()

@@ -6,20 +6,22 @@ import sys
 from typing import Any
 
 
-def say(text: str, **data: Any) -> None:
+def say(text: str, *, html: str = "", **data: Any) -> None:
     """Say one text: in a notebook a display that carries `data`, elsewhere a print.
 
     The display's metadata hold `{"kdlib": data}`, where `kdlib run` finds it. A console that
     cannot show a sign, such as "≈", shows "?" in its place.
 
     Args:
-        text: what the reader sees.
+        text: what the reader sees in a terminal, and where HTML is not shown.
+        html: what the reader of a notebook sees.
         data: JSON values, for example `claim={"text": ...}`.
     """
     if in_kernel():
         from IPython.display import display
 
-        display({"text/plain": text}, raw=True, metadata={"kdlib": data})
+        forms = {"text/plain": text} | ({"text/html": html} if html else {})
+        display(forms, raw=True, metadata={"kdlib": data})
         return
     try:
         print(text)
