@@ -22,7 +22,16 @@ from kdlib import inputs
 from kdlib.engine.console import say
 from kdlib.records import METRIC, Runs
 from kdlib.tables import NEARLY as NEAR
-from kdlib.tables import Interval, Table, approx, approx_interval, as_html, numbers_of, table
+from kdlib.tables import (
+    Interval,
+    Numbers,
+    Table,
+    approx,
+    approx_interval,
+    as_html,
+    numbers_of,
+    table,
+)
 
 # Another processor redraws most of the noise between seeds: between instruction sets the deciding
 # end of an interval moved by about one half-width. Nearer to its threshold a "holds" is marked as
@@ -134,10 +143,10 @@ class Claim(NamedTuple):
         return max(test.p for test in self.tests)
 
     @property
-    def numbers(self) -> tuple[tuple[float, float | None], ...]:
+    def numbers(self) -> Numbers:
         """Its measured numbers with their rooms, as in `tables.Mark`."""
         found = [self.interval] if self.net is None else [self.interval, self.net]
-        return tuple((part, 2 * one.half_width) for one in found for part in one)
+        return tuple(pair for one in found for pair in one.numbers)
 
     def __str__(self) -> str:
         near = NEAR if self.near else ""

@@ -35,6 +35,17 @@ class Interval(NamedTuple):
     def half_width(self) -> float:
         return (self.high - self.low) / 2
 
+    @property
+    def numbers(self) -> Numbers:
+        """Mean and ends, each with its room.
+
+        Another processor redraws the noise between seeds. With five seeds a mean then stays within
+        six half-widths and an end within eight, but for one in 100,000 (Student's t; `strict` takes
+        the larger half-width of the two runs).
+        """
+        half = self.half_width
+        return ((self.mean, 6 * half), (self.low, 8 * half), (self.high, 8 * half))
+
 
 class Mark(str):
     """Text of measured numbers, with the numbers themselves and the room of each."""
@@ -63,11 +74,10 @@ def approx(
 def approx_interval(value: Interval, digits: int = 1, *, sign: bool = False) -> Mark:
     """A mean with its interval as text, e.g. "≈ 92.7 [≈ 92.1, ≈ 93.3]".
 
-    Each of the three numbers has a room of two half-widths.
+    Each of the three numbers carries its room.
     """
     mean, low, high = (approx(part, digits, sign=sign) for part in value)
-    room = 2 * value.half_width
-    return Mark.of(f"{mean} [{low}, {high}]", [(float(part), room) for part in value])
+    return Mark.of(f"{mean} [{low}, {high}]", value.numbers)
 
 
 def as_html(text: str) -> str:

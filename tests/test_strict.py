@@ -100,8 +100,9 @@ def test_moved_numbers_are_named():
         return [{"metadata": {"kdlib": {"measured": [list(pair) for pair in pairs]}}}]
 
     stored = output((27.4, 2.4), (5.0, None), (1.0, 0.1))
-    assert not strict.moved(stored, output((29.7, 9.9), (500.0, None), (1.05, 0.0)))
-    assert strict.moved(stored, output((30.0, 9.9), (5.0, None), (1.0, 0.1))) == [
+    assert not strict.moved(stored, output((29.7, 0.1), (500.0, None), (1.05, 0.0)))
+    assert not strict.moved(stored, output((30.0, 9.9), (5.0, None), (1.0, 0.1))), "the larger room"
+    assert strict.moved(stored, output((30.0, 0.9), (5.0, None), (1.0, 0.1))) == [
         "measured number 1 moved from 27.4 to 30.0; its room is 2.4"
     ]
     assert "3 measured numbers are stored, 1" in strict.moved(stored, output((27.4, 2.4)))[0]

@@ -64,10 +64,11 @@ def moved(stored: Iterable[Mapping[str, Any]], fresh: Iterable[Mapping[str, Any]
     if len(before) != len(after):
         return [f"{len(before)} measured numbers are stored, {len(after)} were measured now"]
     lines = []
-    for place, ((value, room), (other, _)) in enumerate(zip(before, after), start=1):
+    for place, ((value, room), (other, now)) in enumerate(zip(before, after), start=1):
         if value is None or other is None or not math.isfinite(value + other):
             apart = value != other
         else:
+            room = None if room is None else max(room, now or 0.0)
             apart = room is not None and abs(value - other) > room
         if apart:
             lines.append(
