@@ -335,6 +335,8 @@ def mask(text):
         ),
         ("a  ≈ 1.0   close ≈holds\nb", "a  ≈ 10.0  close ≈not shown\nb"),
         ("a    close ≈holds      ≈ 1", "a    close ≈not shown  ≈ 1"),
+        ("a    holds  ≈ 1", "a    holds (≈ close)  ≈ 12"),
+        ("a    ≈ 1  not shown\nb", "a    ≈ 12  not shown (≈ close)\nb"),
     ],
 )
 def test_masked(one, other):
@@ -367,6 +369,7 @@ def test_masked(one, other):
         ("claim: a | close ≈holds | ≈ 1", "claim: a | holds | ≈ 1"),
         ("claim: a ≈ holds | holds | ≈ 1", "claim: a ≈ not shown | holds | ≈ 1"),
         ("a (≈ close) | b", "a | b"),
+        ("a  holds (≈ close)  ≈ 1", "a  not shown  ≈ 1"),
     ],
 )
 def test_not_masked(one, other):
