@@ -200,7 +200,8 @@ def _difference(run: Run, other: Run) -> str:
     for name in {**run.config, **other.config}:
         ours, theirs = run.config.get(name), other.config.get(name)
         if ours != theirs:
-            return f"{name} is {ours!r} and {theirs!r}"
+            # Files come in the order of their hashed names, and the message should not vary.
+            return f"{name} is {' and '.join(sorted(map(repr, (ours, theirs))))}"
     if run.setting != other.setting:
         return "what ran differs (a function, a network or data)"
     return f"two for seed {run.seed}"
