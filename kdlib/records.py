@@ -270,7 +270,7 @@ def read(path: str | Path) -> Run:
     """Read one record, or raise a ValueError that names the file."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-        if content.pop("format") != FORMAT:
+        if content.pop("format", None) != FORMAT:
             raise ValueError("it has another format version")
         if set(content) != set(_STORED):
             raise ValueError(f"its fields differ from a record's: {set(content) ^ set(_STORED)}")
@@ -286,6 +286,10 @@ def read(path: str | Path) -> Run:
             if not isinstance(content[name], kind):
                 raise ValueError(f"its {name} is of another type")
         return Run(**content)
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error.strerror}): give the *.json file of a run"
+        ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{path} is not a run record ({error!r}): move it out of the folder or "

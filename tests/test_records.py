@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 
+from kdlib import __main__ as cli
 from kdlib import records
 from kdlib.engine import files
 from kdlib.records import Run
@@ -59,11 +60,21 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', '{"format": 9}', "null"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"format": 1}', '{"format": 9}', "null"])
 def test_what_is_not_a_record_is_named(tmp_path, text):
     (tmp_path / "strange.json").write_text(text)
     with pytest.raises(ValueError, match="strange.json is not a run record"):
         records.load(tmp_path)
+
+
+def test_repeat_goes_on_after_files_that_cannot_be_read(tmp_path, capsys):
+    (tmp_path / "strange.json").write_text("{}")
+    paths = [str(tmp_path / "absent.json"), str(tmp_path), str(tmp_path / "strange.json")]
+    assert cli.main(["repeat", *paths]) == 2
+    printed = capsys.readouterr().out
+    assert "Errno" not in printed
+    assert printed.count("cannot be read (") == 2
+    assert "strange.json is not a run record" in printed
 
 
 def test_nan_metrics_are_refused(tmp_path):
