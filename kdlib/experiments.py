@@ -27,10 +27,10 @@ from kdlib.engine import files, ranks
 from kdlib.engine.workers import each
 from kdlib.provenance import Identities, identity_of, joint, recipe_of_run
 from kdlib.records import Run, Runs
-from kdlib.training import as_split, build, evaluate, fit
+from kdlib.training import as_split, build, drawn, evaluate, fit
 
 Metrics = Mapping[str, float]
-Teachers = nn.Module | Mapping[int, nn.Module] | None
+Teachers = nn.Module | Mapping[int, nn.Module] | functools.partial | None
 
 
 class Outcome(NamedTuple):
@@ -52,6 +52,9 @@ class _Task(NamedTuple):
     setting: str
     data: str
     methods: tuple[str, ...] = ()  # of the registry
+    teacher: functools.partial | None = (
+        None  # `fresh`: trained for the seed before the function runs
+    )
 
     def __str__(self) -> str:
         return f"{self.label}, seed {self.seed}"
@@ -82,6 +85,7 @@ def over_seeds(
     seeds: Sequence[int],
     *,
     experiment: str,
+    teacher: functools.partial | None = None,
     folder: str | Path | None = None,
     resume: bool | str = False,
     workers: int | None = None,
@@ -96,6 +100,8 @@ def over_seeds(
             several methods by itself, or an `Outcome` around either. May be defined in a notebook.
         seeds: e.g. `evidence.seeds(5)`.
         experiment: name of the experiment; the method of a function without methods.
+        teacher: `training.fresh(...)`: a teacher trained anew for each seed. The function is then
+            called as `function(seed, teacher)`, and its runs hold the `teacher_seconds`.
         folder: where finished runs are recorded, each as soon as it ends.
         resume: take the runs that `folder` already holds, if the same function and the same code
             of the kit made them; "stale" takes those of other code too.
@@ -110,11 +116,15 @@ def over_seeds(
     seeds = _seeds(seeds)
     name = getattr(function, "__qualname__", type(function).__name__)
     config = {"function": name}
+    if teacher is not None:
+        config["teacher"] = Identities(required=False).words(_fresh(teacher), "teacher")
+        function = functools.partial(with_teacher, function=function, teacher=teacher)
     setting = identity_of(function, "function", folder is not None)
     exact = setting
     setting = setting or f"unidentified, {secrets.token_hex(8)}"
     tasks = [
-        _Task(experiment, seed, function, config, joint(exact, seed), setting, "") for seed in seeds
+        _Task(experiment, seed, function, config, joint(exact, seed), setting, "", teacher=teacher)
+        for seed in seeds
     ]
     if ranks.join()[1] > 1:
         workers = _alone(workers)
@@ -152,7 +162,9 @@ def compare(
             choose settings, test once at the end. Or several by name: then the metrics are
             "test accuracy" and so on.
         seeds: e.g. `evidence.seeds(5)`.
-        teacher: one network, or one for each seed; methods without a teacher leave it out.
+        teacher: one network, one for each seed, or `training.fresh(...)`: trained anew for each
+            seed, once for all methods that name it, its cost in `run.teacher_seconds`. Methods
+            without a teacher leave it out.
         metrics: further results of a trained student and its teacher.
         experiment, folder, resume, workers, progress: as in `over_seeds`.
         keep: attach the trained networks as `run.kept`.
@@ -207,7 +219,9 @@ def compare(
             setting = setting or f"unidentified, {token}"
             words = {name: identities.words(value, name) for name, value in every.items()}
             parts = tuple(parts_of(settings.get("method", "ce")))
-            tasks.append(_Task(label, seed, function, words, exact, setting, data, parts))
+            fresh = every["teacher"] if isinstance(every["teacher"], functools.partial) else None
+            task = _Task(label, seed, function, words, exact, setting, data, parts, fresh)
+            tasks.append(task)
     on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
     if on_gpu or ranks.join()[1] > 1:
         workers = _alone(workers)
@@ -221,14 +235,15 @@ def train_and_measure(
     student: Callable[[], nn.Module],
     train: Split,
     evaluate_on: Mapping[str, Split],
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | functools.partial | None = None,
     metrics: Callable[[nn.Module, nn.Module | None], Metrics] | None = None,
     keep: bool = False,
     **options: Any,
 ) -> Outcome:
     """Build a student, train it with `fit`, measure it: one run of `compare`."""
     network = build(student, seed)
-    lesson = teacher if needs_teacher(options.get("method", "ce")) else None
+    own: nn.Module | None = teacher(seed) if isinstance(teacher, functools.partial) else teacher
+    lesson = own if needs_teacher(options.get("method", "ce")) else None
     fitted = fit(network, train, progress=False, seed=seed, teacher=lesson, **options)
     device = next(network.parameters()).device
     measured: dict[str, Any] = {}
@@ -240,12 +255,20 @@ def train_and_measure(
         "extra_parameters": sum(p.numel() for p in fitted.distiller.parameters()),
     }
     if metrics is not None:
-        own = metrics(network, teacher)
-        if measured.keys() & own.keys():
-            taken = ", ".join(sorted(measured.keys() & own.keys()))
+        further = metrics(network, own)
+        if measured.keys() & further.keys():
+            taken = ", ".join(sorted(measured.keys() & further.keys()))
             raise ValueError(f"metrics must have names of their own, got {taken}")
-        measured |= own
+        measured |= further
     return Outcome(measured, fitted.history, network if keep else None)
+
+
+@recipes.safe
+def with_teacher(
+    seed: int, *, function: Callable[..., Any], teacher: nn.Module | functools.partial
+) -> Any:
+    """`function(seed, teacher)`, with the seed's own teacher: one run of `over_seeds`."""
+    return function(seed, teacher(seed) if isinstance(teacher, functools.partial) else teacher)
 
 
 def _perform(
@@ -267,8 +290,16 @@ def _perform(
         finished = _stored(tasks, Path(folder) / experiment, resume) if resume else {}
     methods = dict(METHODS)  # a worker lacks those that a notebook added
 
+    places = [_Place(i, str(task)) for i, task in enumerate(tasks) if i not in finished]
+    taught = _teachers(tasks, places, experiment, count, progress)
+
     def one(item: _Place) -> _Result:
-        return _call(tasks[item.number], item.number, methods)
+        task = tasks[item.number]
+        if item.number in taught:
+            own, _ = taught[item.number]
+            call: Callable[..., Any] = task.function
+            task = task._replace(function=functools.partial(call, teacher=own))
+        return _call(task, item.number, methods)
 
     def collect(result: _Result) -> None:
         place, table, outcome, seconds, threads = result
@@ -279,7 +310,8 @@ def _perform(
             config=config, identity=task.identity, setting=task.setting, data=task.data,
             code=records.code_fingerprint(), versions=records.versions(),
             commit=records.commit(), repeat=recipe, obstacle=obstacle, seconds=seconds,
-            threads=threads, history=list(outcome.history), kept=outcome.kept,
+            teacher_seconds=taught[place][1] if place in taught else 0.0, threads=threads,
+            history=list(outcome.history), kept=outcome.kept,
         )  # fmt: skip
         finished[place] = [
             Run(experiment, method, task.seed, metrics=found, **common)
@@ -298,13 +330,47 @@ def _perform(
 
     each(
         one,
-        [_Place(i, str(task)) for i, task in enumerate(tasks) if i not in finished],
+        places,
         workers=count,
         label=f"runs of {experiment}",
         on_result=collect,
         progress=progress,
     )
     return Runs(run for place in sorted(finished) for run in finished[place])
+
+
+def _teachers(
+    tasks: list[_Task], places: list[_Place], experiment: str, count: int | None, progress: bool
+) -> dict[int, tuple[nn.Module, float]]:
+    """{place: (its teacher, seconds of training it)}; tasks that share a recipe share the teacher.
+
+    One that fails is left out: its runs fail with the same error, which is then reported.
+    """
+    shared: dict[tuple[int, int], list[int]] = {}
+    for place in places:
+        task = tasks[place.number]
+        if task.teacher is not None:
+            shared.setdefault((id(task.teacher), task.seed), []).append(place.number)
+    methods = dict(METHODS)
+
+    def train(item: _Place) -> tuple[int, nn.Module, float]:
+        METHODS.update(methods)
+        task, start = tasks[item.number], time.perf_counter()
+        assert task.teacher is not None
+        return item.number, task.teacher(task.seed), time.perf_counter() - start
+
+    found: dict[int, tuple[nn.Module, float]] = {}
+
+    def collect(result: tuple[int, nn.Module, float]) -> None:
+        first, network, seconds = result
+        for place in shared[id(tasks[first].teacher), tasks[first].seed]:
+            found[place] = network, seconds
+
+    items = [_Place(group[0], f"teacher of seed {seed}") for (_, seed), group in shared.items()]
+    if items:
+        label = f"teachers of {experiment}"
+        each(train, items, workers=count, label=label, on_result=collect, progress=progress)
+    return found
 
 
 def _call(task: _Task, place: int, methods: Mapping[str, Any]) -> _Result:
@@ -410,7 +476,18 @@ def _alone(workers: int | None) -> int:
     return 1
 
 
-def _teacher(teacher: Teachers, seed: int) -> nn.Module | None:
+def _fresh(teacher: Any) -> functools.partial:
+    if isinstance(teacher, functools.partial) and teacher.func is drawn:
+        return teacher
+    raise TypeError(
+        f"teacher must be a network, one for each seed, or training.fresh(constructor, train, ...),"
+        f" got {inputs.describe(teacher)}"
+    )
+
+
+def _teacher(teacher: Teachers, seed: int) -> nn.Module | functools.partial | None:
+    if isinstance(teacher, functools.partial):
+        return _fresh(teacher)
     if isinstance(teacher, Mapping):
         if seed not in teacher:
             raise ValueError(f"teacher must hold a network for seed {seed}, got {sorted(teacher)}")
@@ -432,6 +509,8 @@ def _rehearse(label: str, settings: Mapping[str, Any], seed: int) -> None:
     if not needs_teacher(settings.get("method", "ce")):
         settings["teacher"] = None
     try:
+        if isinstance(settings["teacher"], functools.partial):
+            settings["teacher"] = settings["teacher"](seed, stop_after=0)
         fit(network, settings.pop("train"), stop_after=0, progress=False, **settings)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{label!r}: {error}") from error

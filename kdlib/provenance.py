@@ -61,7 +61,8 @@ class Identities:
         """(setting, identity, evaluation data) of one run; `drawn_anew`: a teacher for each seed.
 
         The setting leaves out the seed and networks that are drawn anew with it; the identity
-        holds the student as built at the seed.
+        holds the student as built at the seed. A teacher that is yet to be trained (`fresh`)
+        counts by its recipe.
         """
         given = function.keywords
         data = joint(
@@ -95,7 +96,8 @@ class Identities:
             shape = "x".join(map(str, value.images.shape))
             return f"images {shape}, {self.part(value, name)[:8]}"
         if isinstance(value, functools.partial):
-            called = [*map(repr, value.args), *(f"{k}={v!r}" for k, v in value.keywords.items())]
+            called = [self._argument(part, name) for part in value.args]
+            called += [f"{k}={self._argument(v, name)}" for k, v in value.keywords.items()]
             text = f"{_name(value.func)}({', '.join(called)})"
             return text if len(text) < 200 else f"{text[:180]}..., {self.part(value, name)[:8]}"
         if isinstance(value, nn.Module):
@@ -109,6 +111,11 @@ class Identities:
         if isinstance(value, (Tensor, np.ndarray, np.generic)) or not callable(value):
             return inputs.describe(value)
         return f"{_name(value)}, {self.part(value, name)[:8]}"
+
+    def _argument(self, value: Any, name: str) -> str:
+        """An argument of a call in words; `repr` where that is plain."""
+        plain = not isinstance(value, Split) and not callable(value)
+        return repr(value) if plain else str(self.words(value, name))
 
 
 def _name(value: Any) -> str:

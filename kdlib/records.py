@@ -25,7 +25,7 @@ import torch
 
 from kdlib.engine.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 METRIC = "accuracy"
 
 # What changes numbers: a record made by other code in these places is stale.
@@ -48,6 +48,7 @@ class Run:
         metrics: results by name; accuracies in percent, losses in nats.
         history: one dictionary an epoch.
         seconds: wall-clock time of the run.
+        teacher_seconds: of training its seed's own teacher, which other methods may share.
         threads: CPU threads that it used.
         identity: SHA-256 of everything that ran, the seed and the data included.
         setting: the same without the seed and what is drawn anew with it (networks).
@@ -67,6 +68,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    teacher_seconds: float = 0.0
     threads: int = 1
     identity: str = ""
     setting: str = ""

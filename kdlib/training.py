@@ -37,6 +37,7 @@ from kdlib.engine.placement import placed, threads_for
 from kdlib.identity import identity
 from kdlib.stages import BATCH, Tap, evaluating, predict, stage_shapes
 
+TEACHERS = 10_000  # added to a seed for its teacher: twins of one architecture must not start alike
 CACHE_LIMIT = 2**30  # bytes of teacher outputs that are kept; above it the teacher runs each step
 
 __all__ = [
@@ -44,8 +45,10 @@ __all__ = [
     "ImageObjective",
     "as_split",
     "build",
+    "drawn",
     "evaluate",
     "fit",
+    "fresh",
     "predict",
     "relabel",
     "trained",
@@ -302,6 +305,29 @@ def trained(student: nn.Module, train: Split, **options: Any) -> nn.Module:
     """The student, after `fit(student, train, **options)`."""
     fit(student, train, progress=False, **options)
     return student
+
+
+def fresh(constructor: Callable[[], nn.Module], train: Split, **options: Any) -> functools.partial:
+    """A teacher that is built and trained anew for every seed, for `compare` and `over_seeds`.
+
+    With one teacher for all seeds, intervals speak of other students of *this* teacher only. A
+    claim about teachers needs fresh ones.
+
+    Args:
+        constructor: builds the network.
+        train: what it learns from.
+        options: of `fit`.
+    """
+    return functools.partial(drawn, constructor, as_split("train", train), **options)
+
+
+@recipes.safe
+def drawn(
+    constructor: Callable[[], nn.Module], train: Split, seed: int, **options: Any
+) -> nn.Module:
+    """The teacher of one seed that `fresh` describes."""
+    own = inputs.seed("seed", seed) + TEACHERS
+    return trained(build(constructor, own), train, seed=own, **options)
 
 
 def _fixed_settings(student: nn.Module, settings: dict[str, Any]) -> dict[str, str]:

@@ -493,6 +493,103 @@ def test_mixed_settings_are_refused(tmp_path):
         (runs[:2] + elsewhere).paired("CE", "Other")
 
 
+# A fresh teacher a seed
+
+
+def first_weight(seed, teacher):
+    return {"weight": next(teacher.parameters()).flatten()[0].item()}
+
+
+def test_a_fresh_teacher_is_trained_once_a_seed_and_counted(tmp_path, digits, monkeypatch):
+    train, validation = digits
+    teacher = training.fresh(NET, train, epochs=2, lr=1e-2)
+    settings = dict(
+        student=NET,
+        train=train,
+        evaluate_on=validation,
+        seeds=[0, 1],
+        teacher=teacher,
+        epochs=1,
+        folder=tmp_path,
+        **quiet,
+    )
+    methods = {"CE": {}, "KD": {"method": "kd"}, "DKD": {"method": "dkd", "warmup": 1}}
+    count, fit = [], training.fit
+
+    def counted(*args, **options):
+        count.append(options.get("stop_after"))
+        return fit(*args, **options)
+
+    monkeypatch.setattr(training, "fit", counted)
+    runs = compare(methods, **settings)
+    assert count.count(None) == 2, "one teacher for each of two seeds, shared by the methods"
+    monkeypatch.undo()
+    for run in runs:
+        assert (run.teacher_seconds > 0) == (run.method != "CE")
+    assert "drawn(ConvNet" in runs.of("KD")[0].config["teacher"]
+    # The same as with the networks trained beforehand.
+    trained = {seed: teacher(seed) for seed in (0, 1)}
+    again = compare(methods, **settings | {"teacher": trained, "folder": None})
+    for method in methods:
+        assert np.array_equal(runs.values(method), again.values(method))
+    count.clear()
+    monkeypatch.setattr(training, "fit", counted)
+    assert compare({"KD": methods["KD"]}, **settings, resume=True) == runs[2:4]
+    assert count.count(None) == 0, "a teacher was trained for runs that are on record"
+    monkeypatch.undo()
+    (path,) = tmp_path.rglob("dkd*seed1*.json")
+    found = repeat(path)
+    assert found.verdict == "repeats" and not found.notes, found
+
+
+def test_workers_get_the_fresh_teachers(digits):
+    train, validation = digits
+    settings = dict(student=NET, train=train, evaluate_on=validation, seeds=[0, 1], epochs=1)
+    settings["teacher"] = training.fresh(NET, train, epochs=1)
+    one, two = (
+        compare({"KD": {"method": "kd"}}, **settings, progress=False, workers=count)
+        for count in (1, 2)
+    )
+    assert np.array_equal(one.values("KD"), two.values("KD"))
+
+
+def test_over_seeds_hands_a_fresh_teacher_over(tmp_path, digits):
+    teacher = training.fresh(NET, digits[0], epochs=1)
+    runs = over_seeds(
+        first_weight, [0, 1], experiment="e", teacher=teacher, folder=tmp_path, **quiet
+    )
+    first, second = runs.values("e", "weight")
+    assert first != second and all(run.teacher_seconds > 0 for run in runs)
+    twin, start = training.build(NET, 0), teacher(0, stop_after=0)
+    assert not torch.equal(*(next(net.parameters()) for net in (twin, start)))
+    other = training.fresh(NET, digits[0], epochs=2)
+    settings = dict(experiment="e", folder=tmp_path, **quiet)
+    assert over_seeds(first_weight, [0, 1], teacher=teacher, resume=True, **settings) == runs
+    assert over_seeds(first_weight, [0, 1], teacher=other, resume=True, **settings) != runs
+
+
+@pytest.mark.parametrize("teacher", [NET, training.drawn, "resnet"])
+def test_what_is_no_teacher_is_named(teacher, digits):
+    train, validation = digits
+    with pytest.raises((TypeError, ValueError), match="teacher|train"):
+        compare(
+            {"KD": {"method": "kd"}}, student=NET, train=train, evaluate_on=validation,
+            seeds=[0], teacher=teacher, **quiet,
+        )  # fmt: skip
+    with pytest.raises(TypeError, match=r"training.fresh\(constructor"):
+        over_seeds(first_weight, [0, 1], experiment="e", teacher=teacher, **quiet)
+
+
+def test_a_teacher_that_fails_is_reported_with_its_runs(digits):
+    train, validation = digits
+    teacher = training.fresh(NET, train, epochs=1, lr=1e30)
+    with pytest.raises(RuntimeError, match="2 teachers of comparison failed.*\\sFloatingPoint"):
+        compare(
+            {"KD": {"method": "kd"}}, student=NET, train=train, evaluate_on=validation,
+            seeds=[0, 1], teacher=teacher, epochs=1, **quiet,
+        )  # fmt: skip
+
+
 # Records: repeating
 
 
