@@ -14,6 +14,7 @@ COMMANDS = {
     "lab": "kdlib.commands.lab",
     "run": "kdlib.commands.run",
     "repeat": "kdlib.commands.repeat",
+    "record": "kdlib.commands.record",
     "doctor": "kdlib.commands.doctor",
 }
 

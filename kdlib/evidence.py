@@ -5,12 +5,14 @@ has a control, by the difference to the control as well. A notebook names its pr
 beforehand; they form one family, whose verdicts are adjusted for their number. A verdict is exact
 text that strict notebook tests compare to the letter; the numbers beside it are marked as measured
 (see `tables`). So is the verdict of a claim that its author declares close: what stays exact there
-is that its interval does not contradict it.
+is that its interval does not contradict it. Sentences of the text are tied to their numbers as well
+(`states`).
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -299,6 +301,55 @@ def explore(
     line += f"; {len(differences)} paired seeds"
     say(line, html=f"<div>{as_html(line)}</div>", measured=numbers_of(parts))
     return found
+
+
+def states(
+    sentence: str, value: float | bool, low: float | None = None, high: float | None = None
+) -> None:
+    """Tie a sentence of the text to its number: silent while the number is what the sentence says.
+
+    A number outside the range, NaN or infinity is told in one line; nothing is raised, so that a
+    notebook with other settings runs on. Strict tests fail where such a line appears.
+
+    The range is what a reader takes the sentence to mean, and has room for another processor: half
+    the width of the interval, or more, on either side of the measured number. A sentence that
+    allows no such range is to be rewritten, not the range widened until it says nothing.
+
+    Args:
+        sentence: words of the text, as they stand there.
+        value: the measured number, or a condition (`small > large`, apart by as much room).
+        low: the least number that fits; None for "at most" and for a condition.
+        high: the largest number that fits; None for "at least" and for a condition.
+
+    Raises:
+        TypeError: a sentence that is no text, a value or bound that is no number.
+        ValueError: an empty sentence, a number without bounds, a condition with bounds, a bound
+            that is not finite, or `low` that is not below `high`.
+    """
+    if not inputs.instance("sentence", sentence, str).strip():
+        raise ValueError("sentence must hold words of the text, got none")
+    found: Any = value
+    found = found.item() if getattr(found, "ndim", None) == 0 else found  # of numpy, of torch
+    if not isinstance(found, numbers.Real):
+        raise TypeError(f"value must be a number, True or False, got {inputs.describe(value)}")
+    number, condition = float(found), isinstance(found, bool)
+    if condition != (low is None and high is None):
+        wanted = "be left out for a condition" if condition else "say which numbers fit"
+        raise ValueError(f"low and high must {wanted}, got {low} and {high} for {found}")
+    least = -math.inf if low is None else inputs.number("low", low)
+    most = math.inf if high is None else inputs.number("high", high)
+    if least >= most:
+        raise ValueError(f"low must be below high, got {least:g} and {most:g}")
+    if found if condition else math.isfinite(number) and least <= number <= most:
+        return
+    line = f'the text says: "{" ".join(sentence.split())}"'
+    if condition:
+        line += ", which is not so here"
+    else:
+        span = f"at most {most:g}" if low is None else f"{least:g} to {most:g}"
+        span = f"at least {least:g}" if high is None else span
+        line += f" ({span}), measured ≈ {number:.4g}"
+    say(line, html=f"<div>{as_html(line)}</div>", stated={"line": line})
 
 
 class Family:

@@ -304,17 +304,24 @@ def read(path: str | Path) -> Run:
 
 @cache
 def code_fingerprint() -> str:
-    """Fingerprint of the kit's code that changes numbers; comments and docstrings do not count."""
+    """Fingerprint of the kit's code that changes numbers."""
+    folder = Path(__file__).parent
+    paths = [folder / place for place in CODE]
+    return fingerprint(
+        [one for path in paths for one in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    )
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """16 signs of the code of modules of the kit; comments and docstrings do not count."""
     folder, found = Path(__file__).parent, hashlib.sha256()
-    for place in CODE:
-        path = folder / place
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            tree = ast.parse(file.read_text("utf-8"))
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if isinstance(body, list) and body and _is_text(body[0]):
-                    node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
-            found.update(f"{file.relative_to(folder).as_posix()}\n{ast.dump(tree)}\n".encode())
+    for path in paths:
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and _is_text(body[0]):
+                node.body = body[1:] or [ast.Pass()]  # type: ignore[attr-defined]
+        found.update(f"{path.relative_to(folder).as_posix()}\n{ast.dump(tree)}\n".encode())
     return found.hexdigest()[:16]
 
 

@@ -102,12 +102,17 @@ def say(*parts: Any) -> None:
 
 
 class Table:
-    """Rows of equal keys: HTML in a notebook, aligned text in a terminal."""
+    """Rows of equal keys: HTML in a notebook, aligned text in a terminal.
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], caption: str = "") -> None:
+    A `folded` one shows its caption, and opens at a click.
+    """
+
+    def __init__(
+        self, rows: Sequence[Mapping[str, Any]], caption: str = "", *, folded: bool = False
+    ) -> None:
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
         self.cells = [[_cell(row.get(name, "")) for name in self.columns] for row in rows]
-        self.caption = caption
+        self.caption, self.folded = caption, folded
         self.data: dict[str, Any] = {}  # further metadata of its display
 
     def __repr__(self) -> str:
@@ -129,9 +134,11 @@ class Table:
                 + "</tr>"
             )
 
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        title = html.escape(self.caption)
+        caption = f"<caption>{title}</caption>" if self.caption and not self.folded else ""
         head, body = row(self.columns, "th"), "\n".join(row(line, "td") for line in self.cells)
-        return f"<table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
+        page = f"<table>{caption}\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody></table>"
+        return f"<details><summary>{title}</summary>{page}</details>" if self.folded else page
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         """Both forms, and the numbers with their rooms as metadata."""

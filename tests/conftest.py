@@ -1,15 +1,30 @@
 """Fixtures shared by the tests."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from kdlib.engine.environment import quiet_environment
 
+# A file, not the folder: Git leaves the folder in place if Python put its cache there.
+NO_ANSWERS = (
+    ""
+    if (Path(__file__).parent / "answers" / "__init__.py").exists()
+    else "the checks of the exercises are not tested: their right and wrong answers, "
+    "tests/answers/, are not part of this copy"
+)
+collect_ignore = ["answers"]  # it holds no tests
+
 
 def pytest_configure():
     """The tests and the processes that they start say nothing about a home they cannot write."""
     os.environ.update(quiet_environment())
+
+
+def pytest_report_header():
+    """Skipped tests are not listed by default, so the header says what is missing."""
+    return NO_ANSWERS or None
 
 
 @pytest.fixture(scope="session")

@@ -38,10 +38,19 @@ claim("the student gains", "not shown" if offset else "holds", False,
 claim("barely", "holds", True, "≈ +0.2 points [≈ +0.1, ≈ +0.3]")
 claim("nothing is lost", "close ≈holds", False, "≈ +0.1 points [≈ -0.1, ≈ +0.3]")"""
 
-CHECKS = """from kdlib.check import check
+# What the closing table of `evidence.Family` displays: two of its verdicts differ from the above.
+FAMILY = """def row(text, verdict, p):
+    return {"text": text, "verdict": verdict, "p": p}
+say("a table", family=[
+    row("the student gains", "not shown" if offset else "holds", 0.2 if offset else 0.012),
+    row("barely", "not shown (≈ close)", 0.0612),
+    row("nothing is lost", "close ≈not shown", 0.00002)])"""
+
+CHECKS = """from kdlib import losses
+from kdlib.check import check
 check("2.1", None)
 check("2.2", lambda s, t, T: s - t)
-check("4.2", lambda clean, attacked, labels: 100 * (clean != attacked).double().mean())"""
+check("3.4", losses.attention)"""
 
 # Where the kit imports a module by a name that is not in its source, and nowhere else.
 DYNAMIC = {
@@ -49,6 +58,7 @@ DYNAMIC = {
     "check.py": {"importlib.import_module", "pkgutil.iter_modules"},
     "identity.py": {"importlib.import_module"},
     "recipes.py": {"importlib.import_module"},
+    "studies/__init__.py": {"importlib.import_module"},
 }
 
 
@@ -229,6 +239,37 @@ def test_claims_and_checks_are_read_from_the_data_of_displays():
     assert notebooks.checks(notebook) == [("2.1", "correct", "correct: 2.1 The [2K loss")]
 
 
+def test_closing_tables_and_sentences_are_read_from_the_data_of_displays():
+    row = {"text": "a\x1b[2K", "verdict": "holds (≈ close)", "p": 0.01}
+    outputs = [
+        output({}, "a  holds  p ≈ 0.0100", "stream"),
+        output({"family": [row, row, {**row, "verdict": "close ≈holds", "p": 1}]}),
+        output({"family": [row, {**row, "text": "b", "verdict": "not shown"}, 3, None, [row]]}),
+        output({"family": row}),
+        output({"family": "row"}),
+        output({"family": [{"text": 1, "verdict": ["holds"]}]}),
+        *(output({"family": [{**row, "p": p}]}) for p in ("0", True, [], 2, -1, 10**400)),
+        output({"family": [{**row, "p": float("nan")}]}),
+        output({"stated": {"line": "the text\nsays"}}),
+        output({"stated": {"line": 4}}),
+        output({"stated": ["the text says"]}),
+        output([]),
+        nbformat.NotebookNode(output_type="display_data", data={}, metadata=None),
+        nbformat.NotebookNode(output_type="display_data", data={}, metadata=[1]),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell()])
+    notebook.cells[0].outputs = outputs
+    assert notebooks.family(notebook) == [
+        ("a [2K", "holds", True, 0.01),
+        ("a [2K", "close ≈holds", False, 1.0),
+        ("b", "not shown", False, 0.01),
+        ("", "", False, None),
+        ("a [2K", "holds", True, None),
+    ]
+    assert notebooks.left(notebook) == ["the text says", ""]
+    assert notebooks.claims(notebook) == notebooks.checks(notebook) == []
+
+
 def test_changes_name_what_flipped_appeared_and_vanished():
     before = [
         notebooks.Verdict(*row, False, "")
@@ -271,8 +312,7 @@ def test_run_ends_with_what_the_notebook_says_and_writes_nothing(write, capsys):
     ]
     assert places == sorted(places)
     assert re.search(
-        r"^  \[to do\] 2\.1: The .*\n  not yet: 2\.2 .*\n  correct: 4\.2 The fooling "
-        r"rate",
+        r"^  \[to do\] 2\.1: The .*\n  not yet: 2\.2 .*\n  correct: 3\.4 Attention transfer",
         printed,
         re.MULTILINE,
     )
@@ -281,6 +321,56 @@ def test_run_ends_with_what_the_notebook_says_and_writes_nothing(write, capsys):
     assert re.search(r"^  close ≈holds +nothing is lost$", printed, re.MULTILINE)
     assert "notebooks: 1, failed: 0, checks: 3, correct: 1, claims: 3" in printed
     assert "forged" not in printed and path.read_bytes() == before
+
+
+def test_run_lists_the_closing_table_and_the_sentences_that_their_numbers_left(write, capsys):
+    sentences = (
+        "from kdlib import evidence\n"
+        "evidence.states('about 4 points', 7.25, 3, 5.5)\n"
+        "evidence.states('about 4 points', 4.25, 3, 5.5)\n"
+        "evidence.states('the smallest gains most', 1 > 2)\n"
+        "print('the text says: forged')"
+    )
+    assert run(write("01_a", CLAIM, FAMILY), write("02_b", CLAIM), write("03_c", sentences)) == 0
+    printed = capsys.readouterr().out
+    assert "forged" not in printed
+    claims = """01_a
+  holds            the student gains
+                   ≈ +2.7 points [≈ +1.9, ≈ +3.4], 5 paired seeds
+  holds (≈ close)  barely
+                   ≈ +0.2 points [≈ +0.1, ≈ +0.3], 5 paired seeds
+  close ≈holds     nothing is lost
+                   ≈ +0.1 points [≈ -0.1, ≈ +0.3], 5 paired seeds
+"""
+    end = """
+Sentences that their numbers left
+03_c
+  the text says: "about 4 points" (3 to 5.5), measured ≈ 7.25
+  the text says: "the smallest gains most", which is not so here
+notebooks: 3, failed: 0, checks: 0, correct: 0, claims: 6, sentences left by their numbers: 2
+"""
+    table = """  Primary claims, adjusted for their number (Holm)
+    adjusted: holds                                   p ≈ 0.0120  the student gains
+    adjusted: not shown (≈ close) (alone: holds)      p ≈ 0.0612  barely
+    adjusted: close ≈not shown (alone: close ≈holds)  p < 0.0001  nothing is lost
+"""
+    alone = claims.replace("01_a", "02_b")
+    assert printed.split("\nClaims\n")[1] == claims + table + alone + "03_c\n  none\n" + end
+
+
+def test_a_strange_closing_table_is_listed_as_it_is(tmp_path):
+    rows = [
+        notebooks.Adjusted("known twice", "not shown", False, None),
+        notebooks.Adjusted("never claimed", "holds", False, 1.0),
+        notebooks.Adjusted("", "", False, 0.0),
+    ]
+    claims = [notebooks.Verdict("known twice", word, False, "") for word in ("not shown", "holds")]
+    outcome = runner.Outcome(tmp_path / "01_a.ipynb", claims, rows, [], [], [], [], 1.0)
+    assert runner.summary([outcome]).splitlines()[-4:-1] == [
+        "    adjusted: not shown (alone: holds)  p unknown   known twice",
+        "    adjusted: holds                     p ≈ 1.0000  never claimed",
+        "    adjusted:                           p < 0.0001  ",
+    ]
 
 
 def test_every_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys, quick, tmp_path):
@@ -301,7 +391,7 @@ def test_every_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys, q
     assert "ZeroDivisionError: division by zero" in printed and "\x1b" not in printed
     assert "NameError: name 'undefined'" in printed
     assert "02_dead.ipynb: FAILED" in printed and "os._exit(3)" in printed
-    assert "the student gains" in printed and "correct: 4.2" in printed
+    assert "the student gains" in printed and "correct: 3.4" in printed
     assert "notebooks: 3, failed: 2, checks: 3, correct: 1, claims: 3" in printed
     assert bad.read_bytes() == before  # its outputs are beside it
     assert "01_bad.ipynb is as it was, its outputs are in 01_bad.executed.ipynb" in printed
@@ -341,13 +431,16 @@ def test_timeout(write, capsys):
 
 
 def test_seed_offset_lists_changed_verdicts(write, capsys, quick):
-    path = write("01_a", CLAIM)
+    path = write("01_a", CLAIM, FAMILY)
     assert run("--save", path) == 0
     saved = path.read_bytes()
-    assert "say close=REASON: barely" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("say close=REASON: barely") == 1
     assert run("--seed-offset", "5", path) == 0
     report = capsys.readouterr().out.split("Verdicts that changed with seeds shifted by 5:")[1]
-    assert report.strip() == "01_a: the student gains: holds -> not shown"
+    assert report.splitlines()[1:] == [
+        "  01_a: the student gains: holds -> not shown",
+        "  01_a: adjusted: the student gains: holds -> not shown",
+    ]
     assert path.read_bytes() == saved
 
 
@@ -442,6 +535,7 @@ def test_stored_times_move_only_when_they_are_off_by_a_factor():
         {"slow_cells": "a"},
         {"slow_cells": {"cell-0": "slow"}},
         {"slow_cells": {"cell-0": -1}, "reference_seconds": "long"},
+        {"slow_cells": {"cell-0": 10**400}, "reference_seconds": True},
     ],
 )
 def test_times_that_somebody_else_wrote_do_no_harm(found, write):

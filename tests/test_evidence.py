@@ -1,9 +1,12 @@
 """Intervals and claims."""
 
+import nbformat
 import numpy as np
 import pytest
+import torch
 
 from kdlib import evidence
+from kdlib.engine import notebooks
 from kdlib.records import Run, Runs
 
 
@@ -179,6 +182,20 @@ def test_the_closing_table_names_every_claim_once():
     assert [holds for _, _, holds, _ in incomplete.adjusted()] == [False, True], "rerun cells count"
 
 
+def test_the_closing_table_is_read_as_it_is_displayed():
+    table = family(9.0, 0.2, -0.5, 3.0).table()
+    data, metadata = table._repr_mimebundle_()
+    output = nbformat.v4.new_output("display_data", data=data, metadata=metadata)
+    cell = nbformat.v4.new_code_cell(outputs=[output])
+    read = notebooks.family(nbformat.v4.new_notebook(cells=[cell]))
+    rows = table.data["family"]
+    assert [one.text for one in read] == [row["text"] for row in rows]
+    assert [one.p for one in read] == [row["p"] for row in rows]
+    assert {one.verdict for one in read} == {"holds", "not shown"}, "without the mark"
+    assert [one.near for one in read] == [row["verdict"].endswith(evidence.NEAR) for row in rows]
+    assert len({one.near for one in read}) == 2 and notebooks.NEAR == evidence.NEAR
+
+
 @pytest.mark.parametrize("texts", [(), ("a", "a"), tuple(map(str, range(13)))])
 def test_a_family_is_small_and_without_repeats(texts):
     with pytest.raises(ValueError, match="texts must be 1 to 12 different claims"):
@@ -190,3 +207,65 @@ def test_what_is_explored_has_no_verdict(capsys):
     line = capsys.readouterr().out
     assert line.startswith("explored: a difference | ≈ +2.0 [≈ +1.8, ≈ +2.2] points; its control")
     assert "holds" not in line and found.mean == pytest.approx(2)
+
+
+@pytest.mark.parametrize(
+    "value, low, high",
+    [
+        (4, 3, 5.5),
+        (3.0, 3, 5.5),
+        (5.5, 3, 5.5),
+        (np.float32(4), 3, 5.5),
+        (torch.tensor(4.0), 3, 5.5),
+        (12.5, 10, None),
+        (-7, None, 0),
+        (True, None, None),
+        (np.bool_(True), None, None),
+        (torch.tensor(1) < torch.tensor(2), None, None),
+    ],
+)
+def test_a_sentence_that_fits_its_number_is_silent(value, low, high, capsys):
+    assert evidence.states("about 4 points", value, low, high) is None
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "value, low, high, rest",
+    [
+        (7.12345, 3, 5.5, " (3 to 5.5), measured ≈ 7.123"),
+        (2.9, 3, 5.5, " (3 to 5.5), measured ≈ 2.9"),
+        (torch.tensor(7), 3, 5.5, " (3 to 5.5), measured ≈ 7"),
+        (9.5, 10, None, " (at least 10), measured ≈ 9.5"),
+        (0.5, None, 0, " (at most 0), measured ≈ 0.5"),
+        (float("nan"), 3, 5.5, " (3 to 5.5), measured ≈ nan"),
+        (float("inf"), 3, None, " (at least 3), measured ≈ inf"),
+        (False, None, None, ", which is not so here"),
+        (np.bool_(False), None, None, ", which is not so here"),
+    ],
+)
+def test_a_sentence_that_its_number_left_is_told(value, low, high, rest, capsys):
+    evidence.states("about 4\n   points", value, low, high)
+    assert capsys.readouterr().out == f'the text says: "about 4 points"{rest}\n'
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ((4, 4.0, 3, 5), TypeError, "sentence must be a str, got int 4"),
+        (("  ", 4.0, 3, 5), ValueError, "sentence must hold words of the text"),
+        (("a", None, 3, 5), TypeError, "value must be a number, True or False, got None"),
+        (("a", [4.0], 3, 5), TypeError, "value must be a number.*got list"),
+        (("a", np.array([4.0]), 3, 5), TypeError, "value must be a number.*got ndarray"),
+        (("a", evidence.Interval(4.0, 3.0, 5.0), 3, 5), TypeError, "value must be a number"),
+        (("a", 4.0), ValueError, "low and high must say which numbers fit, got None and None"),
+        (("a", True, 3), ValueError, "low and high must be left out for a condition, got 3"),
+        (("a", 4.0, "3", 5), TypeError, "low must be a number, got str"),
+        (("a", 4.0, float("nan"), 5), ValueError, "low must be a finite number, got nan"),
+        (("a", 4.0, 3, float("inf")), ValueError, "high must be a finite number, got inf"),
+        (("a", 4.0, 5, 3), ValueError, "low must be below high, got 5 and 3"),
+        (("a", 4.0, 4, 4), ValueError, "low must be below high, got 4 and 4"),
+    ],
+)
+def test_a_sentence_without_a_range_is_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        evidence.states(*arguments)

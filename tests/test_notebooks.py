@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import json
+import math
 import re
 import textwrap
 from pathlib import Path
@@ -12,7 +13,9 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 from nbval import plugin as nbval
+from test_strict import passes
 
+from kdlib import evidence
 from kdlib.engine import notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,13 +61,18 @@ def tree(cell):
     return ast.parse(re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.MULTILINE))
 
 
+def called(call):
+    """The name of the function that a call calls, without that of its module."""
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
 def outer_calls(node):
     """Names of the functions that run whenever the cell runs: not in a definition or a branch."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.If, ast.Try)):
             continue
         if isinstance(child, ast.Call):
-            yield getattr(child.func, "attr", getattr(child.func, "id", ""))
+            yield called(child)
         yield from outer_calls(child)
 
 
@@ -297,8 +305,178 @@ def test_close_verdicts_are_declared(path):
     found = notebooks.claims(read(path))
     if any("claim" in outer_calls(tree(cell)) for cell in code_cells(path)):
         assert found, "it was executed before claims became displays"
-    near = [claim.text for claim in found if claim.near]
+    near = [claim.text for claim in [*found, *notebooks.family(read(path))] if claim.near]
     assert not near, "give these claims the reason why they are close, or more seeds"
+
+
+# Sentences that are tied to their numbers: cells that call `evidence.states`
+
+PROSE = "prose:"  # begins the tag of such a cell; the id of the markdown cell follows
+
+
+def told(text):
+    """The words of a text as its reader sees them: without emphasis and line breaks."""
+    return " ".join(text.replace("*", "").split())
+
+
+def quotes(text, sentence):
+    """Whether a text has these words, and not as a part of a longer word or number."""
+    words = re.escape(told(sentence))
+    return bool(re.search(rf"(?<![\w.,+−-]){words}(?!\w|[.,]\d)", told(text)))
+
+
+def literal(node):
+    """The value of a literal; the node itself where something is computed."""
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return node
+
+
+def call_faults(call, text):
+    """What is wrong with one call of `evidence.states` about a text."""
+    words = {one.arg: one.value for one in call.keywords}
+    try:
+        nodes = inspect.signature(evidence.states).bind(*call.args, **words).arguments
+    except TypeError as error:
+        return [str(error)]
+    given = {name: literal(node) for name, node in nodes.items()}
+    bounds = [given[name] for name in ("low", "high") if given.get(name) is not None]
+    found = []
+    if not isinstance(given["sentence"], str):
+        found.append("the sentence must be written down")
+    elif not quotes(text, given["sentence"]):
+        found.append(f"the text does not say {given['sentence']!r}")
+    if not isinstance(given["value"], ast.AST):
+        found.append("the value must be measured")
+    if not all(isinstance(one, (int, float)) and math.isfinite(one) for one in bounds):
+        found.append("low and high must be finite numbers, written down")
+    elif bounds != sorted(set(bounds)):
+        found.append("low must be below high")
+    return found
+
+
+def prose_faults(notebook):
+    """What is wrong with the cells of a notebook that tie a sentence to its number."""
+    texts = {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "markdown"}
+    faults = []
+    for cell in notebook.cells:
+        code = tree(cell) if cell.cell_type == "code" else ast.Module([], [])
+        calls = [
+            node
+            for node in ast.walk(code)
+            if isinstance(node, ast.Call) and called(node) == "states"
+        ]
+        tags = [tag for tag in cell.metadata.get("tags", []) if tag.startswith(PROSE)]
+        if not calls and not tags:
+            continue
+        found = []
+        if len(tags) != 1 or tags[0].removeprefix(PROSE) not in texts:
+            found.append(f"one tag {PROSE}ID must name the markdown cell with the sentence")
+        else:
+            text = texts[tags[0].removeprefix(PROSE)]
+            found += [fault for call in calls for fault in call_faults(call, text)]
+        lines = [line.value for line in code.body if isinstance(line, ast.Expr)]
+        if not calls or not all(call in lines for call in calls):
+            found.append("it must call evidence.states in lines of their own, in no loop or branch")
+        if not cell.metadata.get("jupyter", {}).get("source_hidden"):
+            found.append("it must be collapsed: metadata.jupyter.source_hidden")
+        if cell.get("outputs"):
+            found.append("its sentence and its number differ: it must have no stored outputs")
+        faults += [f"{cell.id}: {fault}" for fault in found]
+    return faults
+
+
+@every
+def test_sentences_are_tied_to_their_numbers(path):
+    """Each sentence stands in its text; strict nbval fails where its number leaves it."""
+    assert not prose_faults(read(path))
+
+
+def prose(code, text="KD gains **about 4\npoints** here.", tags=("prose:text",), **changes):
+    """A notebook with a text and a cell that is tied to it."""
+    cell = nbformat.v4.new_code_cell(
+        code, id="code", metadata={"tags": list(tags), "jupyter": {"source_hidden": True}}
+    )
+    cell.update(changes)
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text, id="text"), cell])
+
+
+FINE = "evidence.states('about 4 points', gain.mean, 3, 5.5)"
+
+
+@pytest.mark.parametrize(
+    "code, text",
+    [
+        (FINE, "KD gains **about 4\npoints** here."),
+        (FINE, "About 4 points; *about* 4 points."),
+        ("from kdlib import evidence\n" + FINE + "\n" + FINE, "(about 4 points)"),
+        ("evidence.states('more than 10 points', x, low=10)", "It is more than 10 points."),
+        ("evidence.states('-2 at most', x, high=-2)", "It is -2 at most."),
+        ("evidence.states('the *small* one ' 'gains', a > b)", "Of the two,\nthe small one gains."),
+        ("other.call('unknown words')", "nothing"),
+    ],
+)
+def test_a_tied_sentence_passes(code, text):
+    tags = ["prose:text"] if "states" in code else ["other"]
+    assert not prose_faults(prose(code, text, tags))
+    assert not prose_faults(nbformat.v4.new_notebook())
+
+
+@pytest.mark.parametrize(
+    "notebook, fault",
+    [
+        (prose(FINE, "KD gains 4 points."), "does not say 'about 4 points'"),
+        (prose(FINE.replace("about ", ""), "KD gains 14 points."), "does not say '4 points'"),
+        (prose(FINE.replace("about ", ""), "KD gains 1.4 points."), "does not say '4 points'"),
+        (prose(FINE.replace("about ", ""), "KD gains -4 points."), "does not say '4 points'"),
+        (prose(FINE.replace(" points", ""), "about 4.5 points"), "does not say 'about 4'"),
+        (prose(FINE.replace("points", "point")), "does not say 'about 4 point'"),
+        (prose("say = 'about 4 points'\nevidence.states(say, gain, 3, 5)"), "be written down"),
+        (prose("evidence.states(f'about {4} points', gain, 3, 5)"), "sentence must be written"),
+        (prose("evidence.states('about 4 points', 4.1, 3, 5)"), "value must be measured"),
+        (prose("evidence.states('about 4 points', gain, 0.9 * gain, 5)"), "finite numbers, writ"),
+        (prose("evidence.states('about 4 points', gain, 3, 1e999)"), "finite numbers, written"),
+        (prose("evidence.states('about 4 points', gain, 5, 3)"), "low must be below high"),
+        (prose("evidence.states('about 4 points', gain, low=3, high=3)"), "low must be below"),
+        (prose("evidence.states('about 4 points')"), "missing a required argument: 'value'"),
+        (prose("evidence.states('about 4 points', gain, **bounds)"), "keywords must be strings"),
+        (prose(f"if gain:\n    {FINE}"), "in no loop or branch"),
+        (prose(f"for gain in gains:\n    {FINE}"), "in no loop or branch"),
+        (prose("print(1)"), "it must call evidence.states"),
+        (prose(FINE, tags=()), "one tag prose:ID must name"),
+        (prose(FINE, tags=("prose:code",)), "one tag prose:ID must name"),
+        (prose(FINE, tags=("prose:text", "prose:other")), "one tag prose:ID must name"),
+        (prose(FINE, metadata={"tags": ["prose:text"]}), "it must be collapsed"),
+        (
+            prose(FINE, outputs=[nbformat.v4.new_output("stream", text="the text says: ...")]),
+            "must have no stored outputs",
+        ),
+    ],
+)
+def test_a_sentence_that_is_not_tied_is_seen(notebook, fault):
+    found = prose_faults(notebook)
+    assert len(found) == 1 and fault in found[0], found
+
+
+def test_strict_nbval_fails_where_a_number_left_its_sentence(tmp_path):
+    """The stored cell is silent, so the line that `evidence.states` says is a difference."""
+    sources = [
+        "from kdlib import evidence",
+        "evidence.states('about 4 points', 4.2, 3, 5.5)",
+        "evidence.states('about 4 points', 7.1, 3, 5.5)",
+        "evidence.states('the smallest gains most', 1 > 2)",
+        "evidence.states('about 4 points', float('nan'), 3, 5.5)",
+        "print(end='')",
+    ]
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(source, id=f"c{count}", execution_count=count)
+            for count, source in enumerate(sources)
+        ]
+    )
+    fine, said = passes(nbformat.writes(notebook), tmp_path)
+    assert not fine and "3 failed, 3 passed" in said, said
 
 
 def mask(text):

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdlib.engine import environment, files, kernels, notebooks
-from kdlib.engine.notebooks import Checked, Verdict
+from kdlib.engine.notebooks import NEAR, Adjusted, Checked, Verdict
 
 HELP = "execute notebooks in the terminal, list their claims and exercises"
+ADJUSTED = "adjusted:"  # before a verdict of the closing table
 SEED_OFFSET = "KDLIB_SEED_OFFSET"  # read by `evidence.seeds`, in the kernel and its workers
-NEAR = " (≈ close)"  # behind a verdict that another processor could turn
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,6 +84,8 @@ class Outcome(NamedTuple):
 
     path: Path
     claims: list[Verdict]
+    family: list[Adjusted]  # the primary claims, as the closing table says
+    left: list[str]  # lines about sentences that their numbers left
     checks: list[Checked]
     changed: list[str]  # lines of `notebooks.changes`, against the stored outputs
     failures: list[str]  # each names a cell or the kernel, and what went wrong
@@ -186,9 +188,9 @@ def run(
             for line in filter(None, [*outcome.failures, outcome.unsaved]):
                 print(line)
             if save:
-                for claim in outcome.claims:
-                    if claim.near:
-                        print(f"  another processor could turn it, say close=REASON: {claim.text}")
+                said: list[Verdict | Adjusted] = [*outcome.claims, *outcome.family]
+                for text in dict.fromkeys(claim.text for claim in said if claim.near):
+                    print(f"  another processor could turn it, say close=REASON: {text}")
             sys.stdout.flush()
     finally:
         progress.close()
@@ -236,7 +238,8 @@ def _run_one(
     done: float,
 ) -> tuple[Outcome, dict[str, float]]:
     """Execute one notebook: its outcome, and the seconds of its cells."""
-    weights, stored = notebooks.cell_weights(notebook), notebooks.claims(notebook)
+    weights = notebooks.cell_weights(notebook)
+    stored, stored_family = notebooks.claims(notebook), notebooks.family(notebook)
     behind = done
 
     def on_cell(cell: Any) -> None:
@@ -251,15 +254,24 @@ def _run_one(
     )
     heard = execution.own_kit  # what another kit says is not repeated
     claims = notebooks.claims(notebook) if heard else []
-    checks = notebooks.checks(notebook) if heard else []
-    failures = [str(failure) for failure in execution.failures]
+    family = notebooks.family(notebook) if heard else []
     changed = notebooks.changes(stored, claims)
-    seconds = time.perf_counter() - start
-    return Outcome(path, claims, checks, changed, failures, seconds), execution.seconds
+    changed += [f"{ADJUSTED} {line}" for line in notebooks.changes(stored_family, family)]
+    outcome = Outcome(
+        path=path,
+        claims=claims,
+        family=family,
+        left=notebooks.left(notebook) if heard else [],
+        checks=notebooks.checks(notebook) if heard else [],
+        changed=changed,
+        failures=[str(failure) for failure in execution.failures],
+        seconds=time.perf_counter() - start,
+    )
+    return outcome, execution.seconds
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """What the notebooks say: the lines of `check`, and two lines a claim for narrow terminals."""
+    """What the notebooks say, in lines for narrow terminals."""
     lines = ["", "Exercises"]
     for outcome in outcomes:
         lines.append(outcome.path.stem + (" (failed)" if outcome.failures else ""))
@@ -269,24 +281,59 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     lines += ["", "Claims"]
     for outcome in outcomes:
         lines.append(outcome.path.stem + (" (failed)" if outcome.failures else ""))
-        words = [claim.verdict + (NEAR if claim.near else "") for claim in outcome.claims]
-        width = max(map(len, words), default=0)
-        for word, claim in zip(words, outcome.claims):
-            lines.append(f"  {word:{width}}  {claim.text}")
-            lines.append(f"  {'':{width}}  {claim.numbers}")
-        if not outcome.claims:
-            lines.append("  none")
+        lines += _claim_lines(outcome) + _family_lines(outcome)
+    if any(outcome.left for outcome in outcomes):
+        lines += ["", "Sentences that their numbers left"]
+        for outcome in outcomes:
+            if outcome.left:
+                lines += [outcome.path.stem, *(f"  {line}" for line in outcome.left)]
     failed = sum(bool(outcome.failures) for outcome in outcomes)
     solved = sum(one.state == "correct" for outcome in outcomes for one in outcome.checks)
     asked = sum(len(outcome.checks) for outcome in outcomes)
     count = sum(len(outcome.claims) for outcome in outcomes)
+    left = sum(len(outcome.left) for outcome in outcomes)
     return "\n".join(
         [
             *lines,
             f"notebooks: {len(outcomes)}, failed: {failed}, checks: {asked}, correct: {solved}, "
-            f"claims: {count}",
+            f"claims: {count}" + (f", sentences left by their numbers: {left}" if left else ""),
         ]
     )
+
+
+def _claim_lines(outcome: Outcome) -> list[str]:
+    """Two lines a claim: its verdict, its numbers."""
+    words = [claim.verdict + NEAR * claim.near for claim in outcome.claims]
+    width = max(map(len, words), default=0)
+    lines = []
+    for word, claim in zip(words, outcome.claims):
+        lines.append(f"  {word:{width}}  {claim.text}")
+        lines.append(f"  {'':{width}}  {claim.numbers}")
+    return lines or ["  none"]
+
+
+def _family_lines(outcome: Outcome) -> list[str]:
+    """The closing table. Each line says what it is, because its claim has a line above as well."""
+    alone = {claim.text: claim.verdict for claim in outcome.claims}
+    words, chances = [], []
+    for claim in outcome.family:
+        own = alone.get(claim.text, claim.verdict)
+        other = f" (alone: {own})" if own != claim.verdict else ""
+        words.append(claim.verdict + NEAR * claim.near + other)
+        chances.append(_chance(claim.p))
+    width, wide = (max(map(len, texts), default=0) for texts in (words, chances))
+    lines = [
+        f"    {ADJUSTED} {word:{width}}  {chance:{wide}}  {claim.text}"
+        for word, chance, claim in zip(words, chances, outcome.family)
+    ]
+    return ["  Primary claims, adjusted for their number (Holm)", *lines] if lines else []
+
+
+def _chance(p: float | None) -> str:
+    """An adjusted p value; one that four digits would show as 0 is small, not 0."""
+    if p is None:
+        return "p unknown"
+    return f"p ≈ {p:.4f}" if p >= 0.0001 else "p < 0.0001"
 
 
 def change_report(outcomes: Sequence[Outcome], offset: int) -> str:

@@ -14,6 +14,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 FOLDER = PROJECT / "notebooks"
 BESIDE = ".executed.ipynb"  # the end of the name where outputs may not go into the notebook itself
 STATES = ("correct", "not yet", "to do")  # of an exercise
+NEAR = " (≈ close)"  # behind a verdict that another processor could turn
 
 SLOW_SECONDS = 1.0  # only cells above this get a stored time
 SAME_WITHIN = 2.0  # a stored time stays while the new one is within this factor of it
@@ -26,6 +27,15 @@ class Verdict(NamedTuple):
     verdict: str  # "holds", "not shown", "close ≈holds" or "close ≈not shown"
     near: bool  # another processor could turn it
     numbers: str
+
+
+class Adjusted(NamedTuple):
+    """What the closing table of an `evidence.Family` says about one of its claims."""
+
+    text: str
+    verdict: str  # as in `Verdict`, adjusted for the number of claims
+    near: bool  # another processor could turn it
+    p: float | None  # adjusted, from 0 to 1; None for what is no such number
 
 
 class Checked(NamedTuple):
@@ -143,6 +153,27 @@ def claims(notebook: Any) -> list[Verdict]:
     return found
 
 
+def family(notebook: Any) -> list[Adjusted]:
+    """What the closing tables say about the primary claims, in order; a repeated row counts once.
+
+    Rows of one text that differ all stay: a smaller second family does not hide the first.
+    """
+    rows = [row for rows in _said(notebook, "family", list) for row in rows]
+    found = []
+    for row in rows:
+        if isinstance(row, dict):
+            word, p = _plain(row.get("verdict")), _number(row.get("p"))
+            chance = p if p is not None and 0 <= p <= 1 else None
+            near = word.endswith(NEAR)
+            found.append(Adjusted(_plain(row.get("text")), word.removesuffix(NEAR), near, chance))
+    return list(dict.fromkeys(found))
+
+
+def left(notebook: Any) -> list[str]:
+    """A line for each sentence that its number left (`evidence.states`); prints do not count."""
+    return [_plain(data.get("line")) for data in _said(notebook, "stated")]
+
+
 def checks(notebook: Any) -> list[Checked]:
     """What the notebook says about its exercises, in order of appearance; prints do not count."""
     found = [
@@ -152,11 +183,13 @@ def checks(notebook: Any) -> list[Checked]:
     return [one for one in found if one.state in STATES]
 
 
-def _said(notebook: Any, kind: str) -> Iterator[dict[str, Any]]:
+def _said(notebook: Any, kind: str, form: type = dict) -> Iterator[Any]:
+    """The data of this kind and type in the displays; what somebody else put there is passed by."""
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            data = output.get("metadata", {}).get("kdlib")
-            if isinstance(data, dict) and isinstance(data.get(kind), dict):
+            metadata = output.get("metadata")
+            data = metadata.get("kdlib") if isinstance(metadata, dict) else None
+            if isinstance(data, dict) and isinstance(data.get(kind), form):
                 yield data[kind]
 
 
@@ -166,7 +199,16 @@ def _plain(value: Any) -> str:
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
-def changes(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[str]:
+def _number(value: Any) -> float | None:
+    """A finite number, None for anything else that a notebook put there."""
+    try:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if good and math.isfinite(value) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return None
+
+
+def changes(before: Sequence[Verdict | Adjusted], after: Sequence[Verdict | Adjusted]) -> list[str]:
     """One line for each claim whose verdict differs, is new, or is gone."""
     old, new = _by_text(before), _by_text(after)
     lines = []
@@ -177,7 +219,7 @@ def changes(before: Sequence[Verdict], after: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def _by_text(verdicts: Sequence[Verdict]) -> dict[tuple[str, int], str]:
+def _by_text(verdicts: Sequence[Verdict | Adjusted]) -> dict[tuple[str, int], str]:
     """{(text, occurrence): verdict}, because a notebook may state one claim twice."""
     seen: dict[str, int] = defaultdict(int)
     table = {}
@@ -218,8 +260,8 @@ def _slow_cells(notebook: Any) -> dict[str, float]:
 
 def _seconds(value: Any) -> float | None:
     """A time as `store_seconds` writes it; None for what somebody else put there."""
-    good = isinstance(value, (int, float)) and math.isfinite(value) and value > 0
-    return float(value) if good else None
+    known = _number(value)
+    return known if known is not None and known > 0 else None
 
 
 def store_seconds(notebook: Any, cells: dict[str, float], total: float) -> None:

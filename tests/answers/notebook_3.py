@@ -1,0 +1,155 @@
+"""Answers to the exercises of notebook 3, right and wrong."""
+
+import torch
+from torch.nn import functional as F
+
+from .formulas import kl, tempered
+
+
+def combined(s, t, y, T, alpha):
+    return (1 - alpha) * F.cross_entropy(s, y) + alpha * T**2 * kl(
+        tempered(t.detach(), T), tempered(s, T)
+    ).mean()
+
+
+def step(*without):
+    """A training step; `without` names what it forgets."""
+
+    def train(student, teacher, optimizer, images, labels):
+        teacher.train("eval" in without)
+        with torch.set_grad_enabled("no_grad" in without):
+            targets = F.softmax(teacher(images) / 4, 1)
+        logits = student(images)
+        reduction = "mean" if "batchmean" in without else "batchmean"
+        soft = F.kl_div(tempered(logits, 4), targets, reduction=reduction)
+        loss = 0.1 * F.cross_entropy(logits, labels) + 0.9 * soft * (1 if "T2" in without else 16)
+        if "zero_grad" not in without:
+            optimizer.zero_grad()
+        loss.backward()
+        if "step" not in without:
+            optimizer.step()
+        return loss
+
+    return train
+
+
+def hook(pick, remove=True):
+    def features(model, name, images):
+        found = []
+        handle = model.get_submodule(name).register_forward_hook(
+            lambda *seen: found.append(pick(seen))
+        )
+        logits = model(images)
+        if remove:
+            handle.remove()
+        return logits if pick(("", "", None)) is Ellipsis else found[0]
+
+    return features
+
+
+def attention(unit=F.normalize, reduce=torch.mean, of=lambda a: a.square().mean(1)):
+    def loss(student, teacher):
+        s, t = (unit(of(a).flatten(1)) for a in (student, teacher))
+        return reduce((s - t).square())
+
+    return loss
+
+
+def ends(a, b, factor=2.7764451, correction=1, root=5**0.5):
+    gap = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
+    half = factor * gap.std(correction=correction) / root
+    return gap.mean() - half, gap.mean() + half
+
+
+def unpaired(a, b, factor=2.7764451, n=5):
+    a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
+    half = factor * ((a.var() + b.var()) / n).sqrt()
+    return (a - b).mean() - half, (a - b).mean() + half
+
+
+RIGHT = {
+    "3.1": combined,
+    "3.2": hook(lambda seen: seen[2]),
+    "3.3": ends,
+    "3.4": attention(),
+    "3.5": step(),
+}
+
+# (exercise, a common wrong answer, a part of the message that it must meet)
+WRONG = [
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, 1 - a), "alpha is the teacher's share"),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (1 / T**2 - 1) * combined(s, t, y, T, 1) * a
+        ),
+        "T² is missing in front",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (T**2 - 1) * (1 - a) * F.cross_entropy(s, y)
+        ),
+        "T² belongs to",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: (
+            combined(s, t, y, T, a) + (1 - a) * (F.cross_entropy(s / T, y) - F.cross_entropy(s, y))
+        ),
+        "the labels are not softened",
+    ),
+    (
+        "3.1",
+        lambda s, t, y, T, a: combined(s, t, y, T, a) - 0.8 * a * combined(s, t, y, T, 1),
+        "C times too small",
+    ),
+    ("3.1", lambda s, t, y, T, a: a * combined(s, t, y, T, 1), "with the labels is missing"),
+    (
+        "3.1",
+        lambda s, t, y, T, a: combined(s, t, y, T, a) + a * F.cross_entropy(s, y),
+        "weight the cross-entropy",
+    ),
+    ("3.1", lambda *a: combined(*a).item(), "no gradient"),
+    ("3.1", lambda s, t, y, T, a: combined(s, t, y, T, a) + 0 * t.sum(), "train the teacher too"),
+    ("3.1", lambda s, t, y, T, a: s.sum(), "compute (1 - alpha)"),
+    ("3.2", hook(lambda seen: ...), "output of the whole network"),
+    ("3.2", hook(lambda seen: seen[1] and seen[1][0]), "what enters the module"),
+    ("3.2", hook(lambda seen: seen[2], remove=False), "hook is still there"),
+    ("3.2", lambda model, name, images: model.get_submodule(name)(images), "module to the images"),
+    ("3.2", lambda model, *x: hook(lambda seen: seen[2])(model.eval(), *x), "mode changed"),
+    ("3.2", lambda model, *x: hook(lambda seen: seen[2])(model.train(), *x), "mode changed"),
+    ("3.2", torch.no_grad()(hook(lambda seen: seen[2])), "carry no gradient"),
+    ("3.2", lambda model, name, images: model[:3](images) + 1, "output of the module called"),
+    ("3.3", unpaired, "seed by seed"),
+    ("3.3", lambda a, b: unpaired(a, b, factor=2.3060041), "there are 4 degrees"),
+    ("3.3", lambda a, b: unpaired(a, b, n=1), "and divide by the root of n"),
+    ("3.3", lambda a, b: ends(a, b, root=1), "root of n"),
+    ("3.3", lambda a, b: ends(a, b, factor=1.959964), "1.96 is for many seeds"),
+    ("3.3", lambda a, b: ends(a, b, correction=0), "ddof=1"),
+    ("3.3", lambda a, b: ends(a, b, factor=2.5705818), "4 degrees"),
+    ("3.3", lambda a, b: ends(a, b, factor=2.1318468), "one-sided"),
+    ("3.3", lambda a, b: ends(b, a), "the sign"),
+    ("3.3", lambda a, b: ends(a, b)[0], "shape must be [2], got []"),
+    ("3.3", lambda a, b: (0, 1), "mean ± t"),
+    ("3.4", attention(of=lambda a: a.mean(1)), "square the activations first"),
+    ("3.4", attention(of=lambda a: a.abs().mean(1)), "absolute value weights"),
+    ("3.4", attention(of=lambda a: a.mean(1).square()), "opposite signs cancel"),
+    ("3.4", attention(lambda a: a), "scale every sample"),
+    ("3.4", attention(lambda a: F.normalize(a, 1)), "normalize(x, dim=1)"),
+    ("3.4", attention(lambda a: F.normalize(a, dim=0)), "not each position"),
+    ("3.4", attention(lambda a: F.normalize(a.view(-1, 4, 4)).flatten(1)), "flatten the map"),
+    ("3.4", attention(reduce=torch.sum), "instead of summing"),
+    ("3.4", attention(reduce=lambda a: a.sum(1).mean()), "over the positions too"),
+    ("3.4", attention(reduce=lambda a: a), "return one number"),
+    ("3.4", lambda s, t: s.sum(), "mean of (q_s - q_t)²"),
+    ("3.5", step("eval"), "the teacher changed"),
+    ("3.5", step("batchmean"), "reduction='mean' divides"),
+    ("3.5", step("T2"), "factor T² is missing"),
+    ("3.5", step("T2", "batchmean"), "T² is missing, and"),
+    ("3.5", step("zero_grad"), "earlier steps add up"),
+    ("3.5", step("step"), "did not move"),
+    ("3.5", step("no_grad"), "teacher gets gradients"),
+    ("3.5", step("zero_grad", "T2"), "line by line"),
+    ("3.5", lambda s, t, o, x, y: step()(s.eval(), t, o, x, y), "student must be in training"),
+]
