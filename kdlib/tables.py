@@ -9,6 +9,7 @@ from the code alone (parameter counts, FLOPs) has no mark.
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -91,8 +92,9 @@ def as_html(text: str) -> str:
 
 
 def numbers_of(parts: Iterable[Any]) -> list[list[float | None]]:
-    """The numbers of all marks among `parts`, as JSON values."""
-    return [list(pair) for part in parts for pair in getattr(part, "numbers", ())]
+    """The numbers of all marks among `parts`, as JSON values; None where one is not finite."""
+    pairs = [pair for part in parts for pair in getattr(part, "numbers", ())]
+    return [[one if one is None or math.isfinite(one) else None for one in pair] for pair in pairs]
 
 
 def say(*parts: Any) -> None:

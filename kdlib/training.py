@@ -10,7 +10,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,6 +177,7 @@ def fit(
     seed: int = 0,
     device: str | torch.device | None = None,
     memory_format: torch.memory_format | None = None,
+    compile: bool = False,
     checkpoint: str | Path | None = None,
     stop_after: int | None = None,
     progress: bool = True,
@@ -209,6 +210,8 @@ def fit(
         device: where to train; default: where `train` lives.
         memory_format: order of the pixels; default: channels last for the kit's own convolutional
             networks, where that is faster.
+        compile: run the networks through `torch.compile`, which pays in long trainings on a GPU;
+            only for methods that read no stages.
         checkpoint: file written after every epoch. If it exists, training goes on from it, and
             ends with the weights of an uninterrupted run.
         stop_after: epochs after which to stop early, on the schedule of all `epochs`; 0 checks
@@ -221,6 +224,7 @@ def fit(
             the logits, the checkpoint belongs to another run or is damaged.
         FloatingPointError: the loss became infinite or NaN; names the term, the epoch and the
             step. The student is left as it was after the epoch before.
+        torch.OutOfMemoryError: with a batch size whose step fits.
     """
     settings = {name: value for name, value in locals().items() if name not in _NO_SETTINGS}
     _, world = ranks.join()
@@ -269,31 +273,77 @@ def fit(
         objective = ImageObjective(student_tap, teacher_tap, distiller, weight)
         if not any(parameter.requires_grad for parameter in student.parameters()):
             raise ValueError("student must have parameters with requires_grad=True, got none")
+        if inputs.instance("compile", compile, bool):
+            _compile(method, *filter(None, (student_tap, teacher_tap)))
+        batches = functools.partial(
+            image_batches, train, classes=classes, augment=augment, mixup=mixup,
+            label_smoothing=label_smoothing, cache=cache,
+        )  # fmt: skip
 
         def scores(epoch: int) -> dict[str, float]:
             found = {} if validation is None else evaluate(student, validation)
             return {f"validation_{name}": score for name, score in found.items()}
 
-        history = loop.optimise(
-            objective,
-            image_batches(train, batch_size, classes, augment, mixup, label_smoothing, cache),
-            optimizers.create(
-                optimizer, objective.named_parameters(), lr=lr, weight_decay=weight_decay
-            ),
-            epochs=epochs,
-            steps=len(train.labels) // batch_size,
-            schedule=schedule,
-            precision=precision,
-            clip=clip,
-            seed=seed,
-            stop_after=stop_after,
-            after_epoch=scores,
-            checkpoint=kept,
-            progress=progress,
-        )
+        with _out_of_memory_told(objective, batches, batch_size, seed):
+            history = loop.optimise(
+                objective,
+                batches(batch_size=batch_size),
+                optimizers.create(
+                    optimizer, objective.named_parameters(), lr=lr, weight_decay=weight_decay
+                ),
+                epochs=epochs,
+                steps=len(train.labels) // batch_size,
+                schedule=schedule,
+                precision=precision,
+                clip=clip,
+                seed=seed,
+                stop_after=stop_after,
+                after_epoch=scores,
+                checkpoint=kept,
+                progress=progress,
+            )
     recipes.remember(student, origin)
     held = [*distiller.buffers(), *([cache.logits, *cache.features.values()] if cache else [])]
     return Fitted(history, distiller, sum(t.numel() * t.element_size() for t in held))
+
+
+def _compile(method: str, *taps: Tap) -> None:
+    """Let the taps run compiled networks; the plain ones, which share the weights, stay in use."""
+    for tap in taps:
+        if tap.stages:
+            raise ValueError(
+                f"compile must be False for method {method!r}: it reads stages, which a compiled "
+                "network does not show"
+            )
+        tap.model = torch.compile(tap.model)  # type: ignore[assignment]
+
+
+@contextmanager
+def _out_of_memory_told(
+    objective: nn.Module, batches: Callable[..., loop.Batches], batch_size: int, seed: int
+) -> Iterator[None]:
+    """Look for a batch whose step fits, where this one does not, and name it in the error."""
+    try:
+        yield
+        return
+    except torch.OutOfMemoryError as error:
+        first = str(error).partition(". ")[0]
+    # Outside of the except clause the failed step's graph is free.
+    size = batch_size // 2
+    while size:
+        try:
+            batch = next(iter(batches(batch_size=size)(1, torch.Generator().manual_seed(seed))))
+            sum(objective(batch).values()).backward()
+            break
+        except torch.OutOfMemoryError:
+            size //= 2
+        finally:
+            objective.zero_grad(set_to_none=True)
+    advice = f"a step of {size} fits" if size else "not even 1 fits: take smaller networks"
+    raise torch.OutOfMemoryError(
+        f"out of memory at batch_size={batch_size}: {advice}; precision='bf16' needs less, too. "
+        f"Build the networks anew. ({first})"
+    )
 
 
 # What does not change a training's result, or is looked at by itself.

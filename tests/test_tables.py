@@ -52,3 +52,9 @@ def test_only_marked_numbers_become_elements():
 def test_a_line_is_printed_elsewhere(capsys):
     tables.say("accuracy", tables.approx(91.26, room=1.0), "%")
     assert capsys.readouterr().out == "accuracy ≈ 91.3 %\n"
+
+
+def test_a_number_that_is_none_is_stored_as_none():
+    """JSON has no NaN; a number that appears or vanishes fails in the strict comparison."""
+    parts = [tables.approx(float("nan")), tables.approx(1.0, room=float("inf"))]
+    assert tables.numbers_of(parts) == [[None, None], [1.0, None]]

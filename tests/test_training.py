@@ -665,3 +665,42 @@ def test_every_argument_of_fit_is_described():
     ]
     assert not missing
     assert distillers.METHODS
+
+
+# Compiled networks, and too little memory
+
+
+def test_a_compiled_network_learns_the_same():
+    """Up to rounding: the compiler fuses operations (and draws dropout in its own way)."""
+    still = partial(models.ConvNet, (4, 8), num_classes=CLASSES)
+    teacher, plain, compiled = (training.build(still, seed) for seed in (7, 0, 0))
+    options = dict(method="kd", teacher=teacher, epochs=1, optimizer="sgd", progress=False)
+    first = training.fit(plain, toy(), **options)
+    second = training.fit(compiled, toy(), compile=True, **options)
+    assert second.history[0]["loss"] == pytest.approx(first.history[0]["loss"], rel=1e-4)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    for one, other in zip(plain.state_dict().values(), compiled.state_dict().values()):
+        assert torch.allclose(one.float(), other.float(), atol=1e-3)
+    with pytest.raises(ValueError, match="compile must be False for method 'hint'"):
+        options["method"] = "hint"
+        training.fit(training.build(conv, 0), toy(), compile=True, **options)
+
+
+class Hungry(nn.Module):
+    """Has no memory for more than `most` images at once while it trains."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.net, self.most = conv(), most
+
+    def forward(self, images):
+        if self.training and len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return self.net(images)
+
+
+def test_out_of_memory_names_the_batch_that_fits():
+    with pytest.raises(torch.OutOfMemoryError, match=r"at batch_size=32: a step of 8 fits; prec"):
+        training.fit(Hungry(10), toy(), batch_size=32, epochs=1, progress=False)
+    with pytest.raises(torch.OutOfMemoryError, match="not even 1 fits: take smaller"):
+        training.fit(Hungry(0), toy(), batch_size=32, epochs=1, progress=False)

@@ -17,6 +17,7 @@ from kdlib.engine.files import probe, write_atomically
 
 History = list[dict[str, float]]
 MAGIC = b"kdlib checkpoint 2 "  # then the SHA-256 of the rest in hex, and a line break
+DAMAGED = "is damaged, or of an older release: delete it to start anew"
 
 
 class Stateful(Protocol):
@@ -85,9 +86,10 @@ class Checkpoint(NamedTuple):
                 "weights, choose another file or delete it"
             )
         for name, part in parts.items():
-            if not _fits(part, content["states"].get(name)):
+            found = _misfit(part, content["states"].get(name))
+            if found:
                 raise ValueError(
-                    f"checkpoint {str(self.path)!r} belongs to another network ({name} differs): "
+                    f"checkpoint {str(self.path)!r} belongs to another network ({name}: {found}): "
                     "choose another file or delete it"
                 )
         for name, part in parts.items():
@@ -96,30 +98,53 @@ class Checkpoint(NamedTuple):
 
     def read(self) -> dict[str, Any]:
         """What the file holds: "settings" (JSON), "history", "states" and "weights"."""
-        head, _, payload = Path(self.path).read_bytes().partition(b"\n")
+        content = Path(self.path).read_bytes()
+        if not content.startswith(MAGIC):
+            raise ValueError(f"checkpoint {str(self.path)!r} {DAMAGED}")
+        try:
+            return unpacked(content)
+        except ValueError as error:
+            raise ValueError(f"checkpoint {str(self.path)!r} {error}") from None
+
+
+def unpacked(content: bytes) -> Any:
+    """What a checkpoint of this format, or another file of `torch.save`, holds; nothing is run.
+
+    Raises:
+        ValueError: a checkpoint whose sum is wrong.
+        pickle.UnpicklingError, RuntimeError: a file that is more than tensors and plain values.
+    """
+    if content.startswith(MAGIC):
+        head, _, payload = content.partition(b"\n")
         if head != MAGIC + _sum(payload):
-            raise ValueError(
-                f"checkpoint {str(self.path)!r} is damaged, or of an older release: delete it to "
-                "start anew"
-            )
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            raise ValueError(DAMAGED)
+        content = payload
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _sum(payload: bytes) -> bytes:
     return hashlib.sha256(payload).hexdigest().encode()
 
 
-def _fits(part: Stateful, state: Any) -> bool:
-    """Whether `state` can be loaded into `part`: the same names and shapes throughout."""
+def _misfit(part: Stateful, state: Any) -> str:
+    """Why `state` cannot be loaded into `part`: the first tensor that differs; "" if it can."""
     if state is None:
-        return False
+        return "missing"
     if isinstance(part, nn.Module):
-        own = part.state_dict()
-        return own.keys() == state.keys() and all(
-            getattr(own[name], "shape", None) == getattr(value, "shape", None)
-            for name, value in state.items()
-        )
+        return misfit(part.state_dict(), state)
     if isinstance(part, Optimizer):
         own_groups, groups = part.state_dict()["param_groups"], state["param_groups"]
-        return [len(one["params"]) for one in own_groups] == [len(one["params"]) for one in groups]
-    return True
+        if [len(one["params"]) for one in own_groups] != [len(one["params"]) for one in groups]:
+            return "another number of parameters"
+    return ""
+
+
+def misfit(own: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """The first tensor in which two state dicts do not fit, in words; "" if they do."""
+    for name, value in own.items():
+        if name not in state:
+            return f"{name!r} is missing"
+        shape, found = (getattr(one, "shape", None) for one in (value, state[name]))
+        if shape != found:
+            return f"{name!r} has shape {tuple(found or ())}, {tuple(shape or ())} is needed"
+    return next((f"{name!r} is not of this network" for name in state if name not in own), "")

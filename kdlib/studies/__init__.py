@@ -196,7 +196,7 @@ def sweep(
     Args:
         name, part: of the study.
         taken: {row: value} that the notebook uses; rows without an entry are shown without.
-        metric: the higher the better.
+        metric: what is shown; rows without it are left out.
 
     Raises:
         ValueError: a taken row or value was not tried.
@@ -205,7 +205,8 @@ def sweep(
     tried: dict[str, dict[str, str]] = {}
     for method in found.runs.methods:
         row, _, value = method.rpartition(" | ")
-        tried.setdefault(row, {})[value] = method
+        if all(metric in run.metrics for run in found.runs.of(method).values()):
+            tried.setdefault(row, {})[value] = method
     for row in taken:
         inputs.choice("taken", row, tuple(tried))
     rows = []
