@@ -30,9 +30,10 @@ METRIC = "accuracy"
 
 # What changes numbers: a record made by other code in these places is stale.
 CODE = (
-    "analysis", "data.py", "distillers", "domains.py", "efficiency.py", "engine/loop.py",
-    "engine/optimizers.py", "engine/placement.py", "engine/ranks.py", "experiments.py",
-    "inputs.py", "losses.py", "models.py", "stages.py", "training.py",
+    "analysis", "augment.py", "data.py", "distillers", "domains.py", "efficiency.py",
+    "engine/loop.py", "engine/optimizers.py", "engine/placement.py", "engine/ranks.py",
+    "experiments.py", "folders.py", "inputs.py", "losses.py", "models.py", "stages.py",
+    "training.py",
 )  # fmt: skip
 
 
@@ -336,6 +337,7 @@ def _is_text(node: ast.AST) -> bool:
 @cache
 def versions() -> dict[str, str]:
     """Versions of Python and the libraries, the system, and the processor with its vector unit."""
+    import PIL
     import torchvision
 
     return {
@@ -343,6 +345,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "numpy": np.__version__,
+        "pillow": PIL.__version__,
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}",

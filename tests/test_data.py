@@ -1,10 +1,11 @@
-"""Data sets, splits, augmentations and domains."""
+"""Data sets, splits and domains."""
 
 import copy
 import gzip
 import hashlib
 import inspect
 import pickle
+import tarfile
 
 import bad
 import cloudpickle
@@ -32,6 +33,13 @@ def test_shipped_set_has_the_fixed_stratified_split(digits):
     assert torch.equal(digits.test.images, again.test.images)
     assert digits.train.images.shape == (3500, 1, 28, 28)
     assert digits.train.images.min() >= 0 and digits.train.images.max() == 1
+
+
+def test_classes_have_names(digits):
+    assert digits.classes == tuple("0123456789") and digits.num_classes == 10
+    train, validation, test, name, count, classes = digits
+    assert (name, count, len(classes)) == ("mnist-5k", 10, 10)
+    assert data.Dataset(train, validation, test, "mine", 10).classes == ()
 
 
 def test_no_image_is_in_two_splits(digits):
@@ -135,6 +143,7 @@ def test_torchvision_sets_become_three_splits(published):
     for split in loaded[:3]:  # images stay with their labels
         assert torch.equal((split.images[:, 0, 0, 0] * 255).round().long(), split.labels)
     assert data.on_disk("mnist", published)
+    assert loaded.classes == tuple("0123456789")
 
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "one bit", "empty", "zeroed"])
@@ -183,6 +192,182 @@ def test_hand_made_files_are_refused(name, family, tmp_path):
             data.load(name, folder=tmp_path, download=False)
 
 
+def test_a_damaged_archive_is_named_and_the_remedy_works(published):
+    raw = published / "MNIST" / "raw"
+    (raw / "t10k-images-idx3-ubyte").unlink()
+    archive = raw / "t10k-images-idx3-ubyte.gz"
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-10])
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"(?s)\(missing: t10k-images-idx3-ubyte\).*images-idx3-ubyte.gz is not .* delete it",
+    ):
+        data.load("mnist", folder=published)
+    archive.write_bytes(content)  # copied from another machine
+    assert len(data.load("mnist", folder=published).test.labels) == 20
+
+
+# --- CIFAR's own format: pickled batches with a row of 1024 red, green and blue values an image
+
+CIFARS = {
+    "cifar10": (datasets.CIFAR10, ["data_batch_1", "data_batch_2"], "test_batch"),
+    "cifar100": (datasets.CIFAR100, ["train"], "test"),
+}
+
+
+def rows(count, seed):
+    """Images as rows [count, 3072] whose first red value is the label, and the labels."""
+    found = np.random.default_rng(seed).integers(0, 256, (count, 3072)).astype(np.uint8)
+    labels = np.arange(count) % 10
+    found[:, 0] = labels
+    return found, labels.tolist()
+
+
+@pytest.fixture(params=CIFARS)
+def cifar(request, tmp_path, monkeypatch):
+    """(name, folder) of a small set in the place of CIFAR, unpacked and as an archive: its sums are
+    the published ones in this test."""
+    family, train, test = CIFARS[request.param]
+    base = tmp_path / family.base_folder
+    base.mkdir()
+    fine = request.param == "cifar100"
+    for seed, (file, count) in enumerate([*((name, 100) for name in train), (test, 20)]):
+        images, labels = rows(count, seed)
+        batch = {"data": images, "filenames": [f"{n}.png" for n in range(count)]}
+        batch |= {"fine_labels" if fine else "labels": labels}
+        batch |= {"coarse_labels": [9 - label for label in labels]} if fine else {}
+        (base / file).write_bytes(pickle.dumps(batch, protocol=2))
+    names = [f"thing {n}" for n in range(10)]
+    (base / family.meta["filename"]).write_bytes(pickle.dumps({family.meta["key"]: names}, 2))
+
+    def md5(file):
+        return hashlib.md5(file.read_bytes()).hexdigest()
+
+    archive = tmp_path / family.filename
+    with tarfile.open(archive, "w:gz") as packed:
+        packed.add(base, family.base_folder)
+    monkeypatch.setattr(family, "train_list", [[name, md5(base / name)] for name in train])
+    monkeypatch.setattr(family, "test_list", [[test, md5(base / test)]])
+    meta = base / family.meta["filename"]
+    monkeypatch.setattr(family, "meta", family.meta | {"md5": md5(meta)})
+    monkeypatch.setattr(family, "tgz_md5", md5(archive))
+    monkeypatch.setattr(family, "url", "http://127.0.0.1:9/cifar.tar.gz")  # nobody answers
+    return request.param, tmp_path
+
+
+def test_cifar_becomes_three_splits(cifar):
+    name, folder = cifar
+    loaded = data.load(name, folder=folder, download=False)
+    train = 100 * len(CIFARS[name][1])
+    assert [len(split.labels) for split in loaded[:3]] == [0.9 * train, 0.1 * train, 20]
+    assert loaded.validation.labels.bincount().tolist() == [train // 100] * 10
+    assert loaded.num_classes == 10 and loaded.classes[3] == "thing 3" and loaded.name == name
+    for split in loaded[:3]:  # images stay with their labels
+        assert split.images.shape[1:] == (3, 32, 32)
+        assert torch.equal((split.images[:, 0, 0, 0] * 255).round().long(), split.labels)
+    images, _ = rows(20, len(CIFARS[name][1]))
+    expected = images.reshape(20, 3, 32, 32)  # channel, row, column
+    assert np.array_equal((loaded.test.images * 255).round().byte(), expected)
+    assert data.on_disk(name, folder)
+    small = data.load(name, folder=folder, download=False, size=16)
+    torch.testing.assert_close(
+        small.test.images, torch.nn.functional.avg_pool2d(loaded.test.images, 2)
+    )
+
+
+@pytest.mark.parametrize("which", ["train", "test", "meta"])
+@pytest.mark.parametrize("damage", ["cut", "one bit", "hand-made"])
+def test_a_damaged_file_of_cifar_is_named_and_the_remedy_works(cifar, which, damage):
+    name, folder = cifar
+    family, train, test = CIFARS[name]
+    file = (
+        folder
+        / family.base_folder
+        / {"train": train[-1], "test": test}.get(which, family.meta["filename"])
+    )
+    content = file.read_bytes()
+    file.write_bytes(
+        {
+            "cut": content[:-100],
+            "one bit": content[:-1] + bytes([content[-1] ^ 1]),
+            "hand-made": pickle.dumps(Trap(folder / "TRAPPED")),
+        }[damage]
+    )
+    for download in (False, True):
+        with pytest.raises(
+            RuntimeError, match=f"{file.name} is not the published.*: delete it and"
+        ):
+            data.load(name, folder=folder, download=download)
+    assert not data.on_disk(name, folder)
+    assert not (folder / "TRAPPED").exists()  # nothing was unpickled
+    file.unlink()  # what the message says
+    with pytest.raises(FileNotFoundError, match=rf"\(missing: {file.name}\)") as caught:
+        data.load(name, folder=folder, download=False)
+    assert "is not the published" not in str(caught.value)  # the archive is whole
+    assert len(data.load(name, folder=folder).test.labels) == 20  # unpacked without a network
+    assert file.read_bytes() == content
+
+
+class Trap:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return open, (str(self.file), "w")
+
+
+def test_a_cut_archive_of_cifar_is_named(cifar):
+    name, folder = cifar
+    family, train, _ = CIFARS[name]
+    (folder / family.base_folder / train[0]).unlink()
+    archive = folder / family.filename
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-100])
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load(name, folder=folder)
+    message = str(caught.value)
+    for part in (
+        f"(missing: {train[0]})",
+        "could not be downloaded",
+        f"{archive} is not the published file (it was cut or damaged): delete it.",
+        f"copy torchvision's original files from another machine into {folder}",
+    ):
+        assert part in message
+    archive.write_bytes(content)
+    assert len(data.load(name, folder=folder).test.labels) == 20
+
+
+def test_cifar_without_files_and_network(cifar):
+    name, folder = cifar
+    family, train, test = CIFARS[name]
+    for file in (folder / family.base_folder).iterdir():
+        file.unlink()
+    (folder / family.filename).unlink()
+    for download in (False, True):
+        reason = "could not be downloaded" if download else "is not to be downloaded"
+        with pytest.raises(FileNotFoundError, match=f"and {reason}") as caught:
+            data.load(name, folder=folder, download=download)
+        message = str(caught.value)
+        absent = f"(missing: {', '.join([*train, test, family.meta['filename']])})"
+        assert absent in message and "is not the published" not in message
+
+
+@pytest.mark.parametrize("name", CIFARS)
+def test_a_hand_made_cifar_is_refused(name, tmp_path):
+    """The sums are those that torchvision publishes."""
+    family, *_ = CIFARS[name]
+    base = tmp_path / family.base_folder
+    base.mkdir()
+    for file in (*family.train_list, *family.test_list, [family.meta["filename"]]):
+        (base / file[0]).write_bytes(pickle.dumps(Trap(tmp_path / "TRAPPED")))
+    first = family.train_list[0][0]
+    with pytest.raises(RuntimeError, match=f"{first} is not the published file"):
+        data.load(name, folder=tmp_path, download=False)
+    assert not (tmp_path / "TRAPPED").exists()
+
+
 # --- splits
 
 
@@ -226,34 +411,7 @@ def test_take_and_to():
     assert moved.images is split.images and moved.labels is split.labels
 
 
-# --- augmentations and composites
-
-
-def test_shift_moves_by_whole_pixels_and_repeats(digits):
-    images = digits.test.images[:50]
-    moved = data.shift(images, generator(3), pixels=2)
-    assert torch.equal(moved, data.shift(images, generator(3), pixels=2))
-    padded = torch.nn.functional.pad(images, (2,) * 4)
-    for image, original in zip(moved, padded):
-        candidates = [original[:, y : y + 28, x : x + 28] for y in range(5) for x in range(5)]
-        assert any(torch.equal(image, candidate) for candidate in candidates)
-    assert torch.equal(data.shift(images, generator(0), pixels=0), images)
-
-
-def test_flip_mirrors_about_half(digits):
-    images = digits.test.images[:200]
-    flipped = data.flip(images, generator(0))
-    same = (flipped == images).flatten(1).all(1)
-    mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
-    assert (same | mirrored).all() and 60 < mirrored.sum() < 140
-
-
-def test_mixup_blends_partners(digits):
-    images = digits.test.images[:8]
-    mixed, weight, partner = data.mixup(images, generator(0))
-    expected = weight[3] * images[3] + (1 - weight[3]) * images[partner[3]]
-    torch.testing.assert_close(mixed[3], expected)
-    assert partner.sort().values.tolist() == list(range(8))
+# --- composites
 
 
 def test_two_digits_labels_both_halves(digits):
@@ -269,16 +427,6 @@ def test_two_digits_labels_both_halves(digits):
         assert torch.equal(digits.train.labels[match], read[:20])
     plain = data.two_digits(tuple(digits.train), 200, seed=1)  # a plain pair will do
     assert torch.equal(plain.images, pairs.images) and torch.equal(plain.labels, pairs.labels)
-
-
-@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
-def test_augmentations_keep_the_type_of_the_images(kind):
-    images = torch.rand(6, 1, 8, 8)
-    for change in (data.shift, data.flip, lambda x, stream: data.mixup(x, stream)[0]):
-        changed = change(images.to(kind), generator(0))
-        assert changed.dtype == kind
-        expected = change(images, generator(0)).to(kind)
-        torch.testing.assert_close(changed, expected, atol=2e-3, rtol=0)
 
 
 # --- domains
@@ -426,29 +574,22 @@ BAD_DATA: bad.Table = {
     "load": (
         {"name": "mnist-5k"},
         {
-            "name": ("imagenet", None, 3),
+            "name": ("imagenet", "", None, 3),
+            "size": (*bad.SIZES[:4], *bad.SIZES[5:], 3),
+            "device": ("gpu", None),
+            "download": bad.SWITCHES,
+        },
+    ),
+    "published": (
+        {"name": "mnist-5k"},
+        {
+            "name": ("imagenet", ".", None, 3),
             "size": (*bad.SIZES[:4], *bad.SIZES[5:], 3),
             "device": ("gpu", None),
             "download": bad.SWITCHES,
         },
     ),
     "on_disk": ({"name": "mnist-5k"}, {"name": ("imagenet", None, 3)}),
-    "shift": (
-        {"images": X, "generator": generator(0)},
-        {
-            "images": bad.images_like(X, unit=False, channels=False),
-            "generator": STREAMS,
-            "pixels": bad.WHOLES,
-        },
-    ),
-    "flip": (
-        {"images": X, "generator": generator(0)},
-        {"images": bad.images_like(X, unit=False, channels=False), "generator": STREAMS},
-    ),
-    "mixup": (
-        {"images": X, "generator": generator(0)},
-        {"images": bad.images_like(X, unit=False, channels=False), "generator": STREAMS},
-    ),
     "two_digits": (
         {"split": SPLIT, "count": 2, "seed": 0},
         {"split": (*SPLITS, (RGB, Y)), "count": bad.SIZES, "seed": bad.SEEDS},
@@ -458,6 +599,8 @@ EXEMPT_DATA = {
     "Split.of.name": "a name for messages",
     "Split.to": "torch names the devices that it knows",
     "load.folder": "read only where a set is not shipped; see the test of a folder",
+    "published.folder": "as in load",
+    "own_images": "see the tests of folders",
     "on_disk.folder": "as in load",
 }
 BAD_DOMAINS: bad.Table = {
