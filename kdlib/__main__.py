@@ -13,6 +13,7 @@ from pathlib import Path
 COMMANDS = {
     "lab": "kdlib.commands.lab",
     "run": "kdlib.commands.run",
+    "train": "kdlib.commands.train",
     "repeat": "kdlib.commands.repeat",
     "record": "kdlib.commands.record",
     "doctor": "kdlib.commands.doctor",

@@ -200,7 +200,7 @@ def images(
 
 def logits(name: str, found: Any, count: int) -> Tensor:
     """What the network `name` returned for `count` images: one tensor [count, classes]."""
-    if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != count:
+    if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[0] != count:
         raise TypeError(
             f"{name} must return logits [n, classes] for images [n, ...], got "
             f"{describe(found)} for {count} of them: wrap it in a module that returns the logits "

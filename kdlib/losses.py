@@ -2,8 +2,8 @@
 
 Student first, teacher second, a scalar out. Tensors are float32 or float64 and their first axis is
 the batch (B samples). No gradient reaches the teacher but through a learned embedding of it (`nce`,
-`info_nce`); weights are left to the caller. `kd`, `dkd`, `dist` and `ofa` take logits [B, C], the
-others features, embeddings or scores. "Official" is what the authors' code
+`info_nce`); weights are left to the caller. `kd`, `reverse_kl`, `jsd`, `dkd`, `dist` and `ofa`
+take logits [B, C], the others features, embeddings or scores. "Official" is what the authors' code
 computes (RepDistiller, mdistiller, OFAKD); where the paper differs, `variant` offers both.
 
 Temperatures lie in 1e-3 to 1e6 (100 for float32 logits), weights are finite and not negative. A
@@ -37,6 +37,39 @@ def kd(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0)
     log_q = F.log_softmax(student_logits / temperature, 1)
     log_p = F.log_softmax(teacher_logits.detach() / temperature, 1)
     return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+
+def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0) -> Tensor:
+    """T² KL(q ‖ p), p = softmax(z_t / T), q = softmax(z_s / T): summed over classes, batch mean.
+
+    `kd` with the two networks exchanged: it punishes probability where the teacher has little, so
+    the student may leave classes out (MiniLLM: Gu et al. 2024, for language). T and its square
+    are as in `kd`; the papers have T = 1.
+    """
+    check_logits(student_logits, teacher_logits, temperature)
+    log_q = F.log_softmax(student_logits / temperature, 1)
+    log_p = F.log_softmax(teacher_logits.detach() / temperature, 1)
+    return temperature**2 * F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def jsd(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 4.0, beta: float = 0.5
+) -> Tensor:
+    """T² (β KL(p ‖ m) + (1 − β) KL(q ‖ m)), m = β p + (1 − β) q; p, q as in `kd`; 0 < β < 1.
+
+    The generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, there with T = 1), at
+    most T² log 2. Divided by β it tends to `kd` for β → 0, as the paper says, and divided by 1 − β
+    to `reverse_kl` for β → 1: near an end, raise the weight accordingly.
+    """
+    check_logits(student_logits, teacher_logits, temperature)
+    inputs.number("beta", beta, above=0, below=1)
+    log_q = F.log_softmax(student_logits / temperature, 1)
+    log_p = F.log_softmax(teacher_logits.detach() / temperature, 1)
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    teacher, student = (
+        F.kl_div(log_m, log, reduction="batchmean", log_target=True) for log in (log_p, log_q)
+    )
+    return temperature**2 * (beta * teacher + (1 - beta) * student)
 
 
 def dkd(

@@ -254,7 +254,8 @@ def allowed(name: str, *, own_code: bool = False) -> Any:
         found = _resolve(name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{name} cannot be imported: {error}") from error
-    at_home = getattr(found, "__module__", None) == module  # not what the module imports
+    home = str(getattr(found, "__module__", ""))  # not what the module imports from elsewhere
+    at_home = home == module or home.startswith(f"{module}.")
     network = at_home and isinstance(found, type) and issubclass(found, nn.Module)
     builder = at_home and module.startswith("torchvision.models.") and path in _builders()
     if name in SAFE or network or builder or (own and at_home):

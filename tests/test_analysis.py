@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchvision.models import SwinTransformer, VisionTransformer
 
 from kdlib import analysis, data, inputs, stages
 from kdlib.analysis.cka import _hsic
-from kdlib.models import MLP, ConvNet, ViT
+from kdlib.models import MLP, ConvNet, Mixer, ViT, foreign
 
 
 @pytest.fixture(autouse=True)
@@ -76,8 +77,6 @@ def test_grad_cam_errors():
     model, images, target = ConvNet((3,)), torch.rand(2, 1, 6, 6), torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"stage 'pool' has no spatial axes.*shape .2, 3."):
         analysis.grad_cam(model, images, target, -1)
-    with pytest.raises(ValueError, match=r"stage 'blocks.0' has no spatial axes"):
-        analysis.grad_cam(ViT(8, 1, image_size=6, patch=3), images, target, 0)
     with pytest.raises(ValueError, match="unknown stage 'layer1'"):
         analysis.grad_cam(model, images, target, "layer1")
     with pytest.raises(ValueError, match=r"target must lie in 0\.\.9, got 1 to 10"):
@@ -87,6 +86,90 @@ def test_grad_cam_errors():
     with pytest.raises(TypeError, match=r"images must be torch.float64 as the model"):
         analysis.grad_cam(model.double(), images, target, 0)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Tokens(nn.Module):
+    """Pixels as tokens [n, t, d], behind `before` zeros; the score is linear in them."""
+
+    def __init__(self, weights, before=0):
+        super().__init__()
+        self.tokens, self.before = nn.Identity(), before
+        self.register_buffer("weights", weights)  # [classes, t, d]
+
+    def forward(self, images):
+        tokens = images.flatten(2).transpose(1, 2)
+        tokens = F.pad(tokens, (0, 0, self.before, 0))
+        return torch.einsum("ntd,ktd->nk", self.tokens(tokens), self.weights)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_grad_cam_of_tokens_by_hand(before):
+    """Without a class token, and with one, whose gradient must not enter the mean."""
+    weights = torch.zeros(2, 4, 2)
+    weights[1, :, 0] = torch.tensor([1.0, 2.0, 3.0, 6.0])  # their mean is 3
+    weights[1, :, 1] = -1.0
+    weights = torch.cat([torch.full((2, before, 2), 1e3), weights], 1)
+    images = torch.tensor([[[[1.0, 0.0], [2.0, 0.0]], [[0.0, 5.0], [5.0, 0.0]]]])
+    cam = analysis.grad_cam(Tokens(weights, before), images, torch.tensor([1]), "tokens")
+    assert torch.equal(cam, torch.tensor([[[3.0, 0.0], [1.0, 0.0]]]))  # ReLU(3 a - b)
+
+
+def test_grad_cam_of_a_transformer_is_that_of_its_tokens_as_a_map():
+    model, images, target = ViT(8, 2, image_size=12), torch.rand(5, 1, 12, 12), torch.arange(5)
+    tokens = model.eval().blocks[0](model.tokens(images)).detach().requires_grad_()
+    score = model.head(model.pool(model.norm(model.blocks[1](tokens))))
+    (gradient,) = torch.autograd.grad(score.gather(1, target[:, None]).sum(), tokens)
+    expected = (gradient.mean(1, keepdim=True) * tokens).sum(2).relu().view(5, 3, 3)
+    torch.testing.assert_close(analysis.grad_cam(model, images, target, 0), expected)
+    assert analysis.grad_cam(Mixer(8, 1, image_size=12), images, target, 0).shape == (5, 3, 3)
+
+
+def test_grad_cam_of_torchvisions_transformers():
+    images, target = torch.rand(2, 3, 32, 32), torch.tensor([0, 6])
+    sizes = {"num_layers": 3, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 16}
+    vit = VisionTransformer(image_size=32, patch_size=8, num_classes=7, **sizes)
+    nn.init.normal_(vit.heads.head.weight)  # it starts at 0, where nothing has an influence
+    cam = analysis.grad_cam(vit, images, target, "encoder.layers.encoder_layer_0")
+    assert cam.shape == (2, 4, 4) and cam.any()
+    with pytest.raises(ValueError, match="no influence .* but through its class token: choose an"):
+        analysis.grad_cam(vit, images, target, "encoder.layers.encoder_layer_2")
+
+    windows = {"num_heads": [2, 2], "window_size": [2, 2]}
+    swin = SwinTransformer([4, 4], embed_dim=8, depths=[1, 1], num_classes=7, **windows)
+    blocks = analysis.grad_cam(swin, images, target, "features.1", channels_last=True)
+    assert blocks.shape == (2, 8, 8) and blocks.any()
+    with pytest.raises(ValueError, match=r"channels_last must be .* stage 'features.3'.* 4, 4, 16"):
+        analysis.grad_cam(swin, images, target, "features.3")
+    swin.features[1].append(foreign.ChannelsFirst())
+    assert torch.equal(analysis.grad_cam(swin, images, target, "features.1.1.maps"), blocks)
+
+
+def test_grad_cam_where_the_order_of_the_axes_has_to_be_said():
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stage = nn.Identity()
+
+        def forward(self, images):
+            return self.stage(images).flatten(1)[:, ::2]
+
+    images, target = torch.rand(3, 4, 4, 6), torch.arange(3)
+    rows = analysis.grad_cam(Square(), images, target, "stage", channels_last=False)
+    tokens = analysis.grad_cam(Square(), images, target, "stage", channels_last=True)
+    assert rows.shape == (3, 4, 6) and tokens.shape == (3, 4, 4)
+    with pytest.raises(ValueError, match=r"channels_last must be True or False for stage 'stage'"):
+        analysis.grad_cam(Square(), images, target, "stage")
+    plain = analysis.grad_cam(Square(), images[:, :3], target, "stage")  # 3, 4, 6: channels first
+    assert plain.shape == (3, 4, 6)
+
+
+@pytest.mark.parametrize("count", [3, 6, 7, 8, 11])
+def test_grad_cam_of_tokens_that_form_no_grid(count):
+    model, images = Tokens(torch.rand(2, count, 2)), torch.rand(1, 2, count, 1)
+    with pytest.raises(
+        ValueError, match=rf"'tokens' has tokens that form no grid: .*neither {count}"
+    ):
+        analysis.grad_cam(model, images, torch.tensor([1]), "tokens")
 
 
 def test_grad_cam_of_a_stage_that_decides_nothing():
@@ -627,6 +710,7 @@ BAD: bad.Table = {
             **READ,
             "target": bad.classes_like(TARGET, 10),
             "stage": (None, "layer9", 99, 0.0, bad.NAN, True, -1),
+            "channels_last": ("yes", 1, 0.0, [True]),
         },
     ),
     "cam_similarity": (

@@ -117,6 +117,23 @@ def test_published_weights():
     close(create("dist", vectors()[0])(batch)["dist"].item(), losses.dist(s, t).item(), 1e-6)
 
 
+def test_the_other_directions_are_weighted_as_kd():
+    p, batch = vectors()
+    s, t = batch.student.logits, batch.teacher.logits
+    for method, term in (
+        ("reverse_kl", losses.reverse_kl(s, t, 4.0)),
+        ("jsd", losses.jsd(s, t, 4.0, 0.5)),
+    ):
+        distiller = create(method, p)
+        close(distiller.ce_weight, 0.1, 1e-9)
+        close(distiller(batch)[method].item(), 0.9 * term.item(), 1e-6)
+    options = {"temperature": 2.0, "beta": 0.2, "alpha": 0.5}
+    found = create("jsd", p, **options)(batch)["jsd"].item()
+    close(found, 0.5 * losses.jsd(s, t, 2.0, 0.2).item(), 1e-6)
+    found = create("reverse_kl", p, temperature=2.0, alpha=1.0)(batch)["reverse_kl"].item()
+    close(found, losses.reverse_kl(s, t, 2.0).item(), 1e-6)
+
+
 def test_dkd_warms_up():
     p, batch = vectors()
     full = losses.dkd(batch.student.logits, batch.teacher.logits, batch.target, 1.0, 2.0, 4.0)
@@ -402,6 +419,9 @@ ERRORS = [
     ("at", {"gamma": 1}, TypeError, "its options are stage, teacher_stage, variant, weight"),
     ("kd+crd", {"weight": 1}, TypeError, "go by part: crd=dict(...), kd=dict(...); got weight"),
     ("kd", {"alpha": 1.5}, ValueError, "alpha must be a finite number of at least 0 and at most 1"),
+    ("jsd", {"beta": 1.0}, ValueError, "beta must be a finite number above 0 and below 1, got 1"),
+    ("jsd", {"beta": 0.0}, ValueError, "beta must be a finite number above 0 and below 1, got 0"),
+    ("reverse_kl", {"beta": 0.5}, TypeError, "its options are temperature, alpha"),
     ("rkd", {"stage": "blocks.7"}, ValueError, "student: unknown stage 'blocks.7'"),
     ("rkd", {"teacher_stage": 9}, ValueError, "teacher: unknown stage 9"),
     (

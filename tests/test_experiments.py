@@ -821,12 +821,15 @@ FOREIGN = [
         "call": "kdlib.experiments:at_seed",
         "args": [{"get": "save", "of": {"call": "torch.jit:ScriptModule"}}, "PWNED"],
     },
-    {"get": "__class__", "of": {"call": "kdlib.data:load"}},
+    {"get": "__class__", "of": {"call": "kdlib.data:published"}},
     {"torch": "save"},
-    {"call": "kdlib.data:load", "args": ["cifar10"], "kwargs": {"folder": "PWNED"}},
+    {"call": "kdlib.data:published", "args": ["cifar10"], "kwargs": {"folder": "PWNED"}},
     {
         "call": "kdlib.training:trained",
-        "args": [{"call": "kdlib.models:MLP"}, {"get": "train", "of": {"call": "kdlib.data:load"}}],
+        "args": [
+            {"call": "kdlib.models.plain:MLP"},
+            {"get": "train", "of": {"call": "kdlib.data:published"}},
+        ],
         "kwargs": {"checkpoint": "PWNED", "stop_after": 0},
     },
     {"unknown": 1},

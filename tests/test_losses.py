@@ -169,6 +169,24 @@ def kd(s, t, temperature=4.0, *, power=2, cold=False, exchanged=False, axis=1, c
     return float(Decimal(temperature) ** power * total / count(s))
 
 
+def reverse_kl(s, t, temperature=4.0, *, power=2, cold=False, exchanged=True, count=len):
+    return kd(s, t, temperature, power=power, cold=cold, exchanged=exchanged, count=count)
+
+
+def jsd(
+    s, t, temperature=4.0, beta=0.5, *, power=2, exchanged=False, middle=None, weighted=True, once=0
+):
+    beta, total = Decimal(beta), Decimal(0)
+    share = beta if middle is None else Decimal(middle)
+    for q, p in zip(softmaxes(s, temperature), softmaxes(t, temperature)):
+        q, p = (p, q) if exchanged else (q, p)
+        m = [share * a + (1 - share) * b for a, b in zip(p, q)]
+        parts = [divergence(p, m), divergence(q, m) * (1 - once)]
+        weights = (beta, 1 - beta) if weighted else (Decimal("0.5"), Decimal("0.5"))
+        total += sum(weight * part for weight, part in zip(weights, parts))
+    return float(Decimal(temperature) ** power * total / len(s))
+
+
 def dkd(s, t, target, alpha=1.0, beta=8.0, temperature=4.0, *, power=2, swap=False, kept=False):
     alpha, beta = map(Decimal, (beta, alpha) if swap else (alpha, beta))
     terms = []
@@ -367,7 +385,7 @@ def info_nce(s, t, temperature=0.1, *, axes=(0, 1), power=-1, unit=True):
 EQUATIONS: dict[str, Callable] = {
     one.__name__: one
     for one in (
-        *(kd, dkd, dist, ofa, hint, attention, similarity),
+        *(kd, reverse_kl, jsd, dkd, dist, ofa, hint, attention, similarity),
         *(cc, rkd, pkt, vid, nst, nce, info_nce),
     )
 }
@@ -382,6 +400,8 @@ MASK = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1], [0, 0, 0, 1, 0]], dtype=t
 # Arguments of each loss, one for every parameter; settings differ from the defaults.
 ARGUMENTS: dict[str, list[tuple]] = {
     "kd": [(*LOGITS, 3.0)],
+    "reverse_kl": [(*LOGITS, 3.0)],
+    "jsd": [(*LOGITS, 3.0, 0.3)],
     "dkd": [(*LOGITS, Y, 0.7, 2.5, 3.0)],
     "dist": [(*LOGITS, 0.7, 1.9, 2.0)],
     "ofa": [(*LOGITS, Y, 1.3, 2.0, "official"), (*LOGITS, Y, 1.3, 2.0, "lecture")],
@@ -502,6 +522,8 @@ def test_no_loss_is_forgotten():
 
 DEFAULTS: dict[str, dict] = {
     "kd": {"temperature": 4.0},
+    "reverse_kl": {"temperature": 4.0},
+    "jsd": {"temperature": 4.0, "beta": 0.5},
     "dkd": {"alpha": 1.0, "beta": 8.0, "temperature": 4.0},
     "dist": {"beta": 1.0, "gamma": 1.0, "temperature": 1.0},
     "ofa": {"gamma": 1.0, "temperature": 1.0, "variant": "official"},
@@ -575,6 +597,20 @@ WRONG: dict[str, dict[str, dict]] = {
         "networks exchanged": {"exchanged": True},
         "student without T": {"cold": True},
         "softmax over the batch": {"axis": 0},
+    },
+    "reverse_kl": {
+        "T² left out": {"power": 0},
+        "not divided by B": {"count": lambda s: 1},
+        "the direction of kd": {"exchanged": False},
+        "student without T": {"cold": True},
+    },
+    "jsd": {
+        "T² left out": {"power": 0},
+        "networks exchanged": {"exchanged": True},
+        "the plain mean in the middle": {"middle": "0.5"},
+        "the networks' shares of the middle exchanged": {"middle": "0.7"},
+        "both directions weighted alike": {"weighted": False},
+        "one direction": {"once": 1},
     },
     "dkd": {
         "T² left out": {"power": 0},
@@ -676,6 +712,21 @@ def kd_log_of_softmax(s, t, temperature):
     return temperature**2 * F.kl_div(q.log(), p, reduction="batchmean")
 
 
+def reverse_kl_not_detached(s, t, T):
+    return kd_not_detached(t, s, T)
+
+
+def reverse_kl_log_of_softmax(s, t, temperature):
+    return kd_log_of_softmax(t, s, temperature)
+
+
+def jsd_log_of_softmax(s, t, temperature, beta=0.5):
+    q, p = (s / temperature).softmax(1), (t / temperature).softmax(1)
+    m = beta * p + (1 - beta) * q
+    terms = beta * p * (p / m).log() + (1 - beta) * q * (q / m).log()
+    return temperature**2 * terms.sum(1).mean()
+
+
 def dkd_official(s, t, target, alpha=1.0, beta=8.0, temperature=4.0):
     """Logarithms of probabilities, and 1000 subtracted from the target's logit."""
     y = F.one_hot(target, s.shape[1])
@@ -724,6 +775,14 @@ def info_nce_detached(s, t, temperature):
 
 HIDDEN = {
     "kd: teacher not detached": (check_gradients, "kd", kd_not_detached),
+    "reverse_kl: teacher not detached": (check_gradients, "reverse_kl", reverse_kl_not_detached),
+    "reverse_kl: softmax, then log": (
+        check_extreme_logits,
+        "reverse_kl",
+        reverse_kl_log_of_softmax,
+    ),
+    "jsd: teacher not detached": (check_gradients, "jsd", jsd_log_of_softmax),
+    "jsd: softmax, then log": (check_extreme_logits, "jsd", jsd_log_of_softmax),
     "vid: variance not trained": (check_gradients, "vid", vid_frozen),
     "info_nce: projection not trained": (check_gradients, "info_nce", info_nce_detached),
     "kd: softmax, then log": (check_extreme_logits, "kd", kd_log_of_softmax),
@@ -774,6 +833,44 @@ def test_temperature(name: str, temperature: float, dtype: torch.dtype):
 def test_high_temperature_is_logit_matching():
     s, t = (x - x.mean(1, keepdim=True) for x in LOGITS)
     close(losses.kd(s, t, 1e6).item(), 0.5 * (s - t).square().mean(1).mean().item(), 1e-4)
+
+
+def test_high_temperature_makes_the_directions_equal():
+    """Close distributions have one divergence: KL both ways, and β (1 − β) of it."""
+    s, t = LOGITS
+    kd = losses.kd(s, t, 1e5).item()
+    close(losses.reverse_kl(s, t, 1e5).item(), kd, 1e-4)
+    close(losses.jsd(s, t, 1e5, 0.3).item(), 0.3 * 0.7 * kd, 1e-4)
+
+
+def test_jsd_tends_to_both_directions():
+    """Value and gradient, divided by β or 1 − β; and it is symmetric at β = 1/2, below log 2."""
+    s, t = LOGITS
+    for beta, share, other in ((1e-6, 1e-6, losses.kd), (1 - 1e-6, 1e-6, losses.reverse_kl)):
+        value, grad = gradient(beside(losses.jsd, t, temperature=3.0, beta=beta), s)
+        value, grad = value / share, grad / share
+        wanted, direction = gradient(beside(other, t, temperature=3.0), s)
+        close(value.item(), wanted.item(), 1e-5)
+        assert (grad - direction).norm() < 1e-5 * direction.norm()
+    close(losses.jsd(s, t, 2.0).item(), losses.jsd(t, s, 2.0).item(), 1e-12)
+    far = torch.tensor([[900.0, 0.0], [0.0, 900.0]])
+    close(losses.jsd(far, -far, 1.0).item(), math.log(2), 1e-6)
+
+
+def test_reverse_kl_and_jsd_of_two_classes_by_hand():
+    """q = (1/2, 1/2), p = (3/4, 1/4), m = (9/16, 7/16) at β = 1/4."""
+    s, t = torch.zeros(1, 2), torch.tensor([[3.0, 1.0]]).log()
+    reverse = 0.5 * math.log(0.5 / 0.75) + 0.5 * math.log(0.5 / 0.25)
+    close(losses.reverse_kl(s, t, 1.0).item(), reverse, 1e-6)
+    forward_m = 0.75 * math.log(0.75 * 16 / 9) + 0.25 * math.log(0.25 * 16 / 7)
+    reverse_m = 0.5 * math.log(0.5 * 16 / 9) + 0.5 * math.log(0.5 * 16 / 7)
+    wanted = 0.25 * forward_m + 0.75 * reverse_m
+    close(losses.jsd(s, t, 1.0, 0.25).item(), wanted, 1e-5)
+    # d KL(q ‖ p) / d z_i = q_i (log(q_i / p_i) − KL), d JSD / d z_i likewise with m and 1 − β
+    _, grad = gradient(lambda s: losses.reverse_kl(s, t, 1.0), s)
+    close(grad[0, 0].item(), 0.5 * (math.log(2 / 3) - reverse), 1e-5)
+    _, grad = gradient(lambda s: losses.jsd(s, t, 1.0, 0.25), s)
+    close(grad[0, 0].item(), 0.75 * 0.5 * (math.log(8 / 9) - reverse_m), 1e-5)
 
 
 # Probabilities where logits belong
@@ -840,8 +937,10 @@ def bad_values(name: str, parameter: str, value) -> list[tuple[type[Exception], 
     low, high = SETTINGS[parameter]
     types = ["1", None, [1.0], True, 1j, torch.tensor(1.0), np.ones(1)]
     wrong = [-1, low - 1e-3, *([] if high is None else [high * 2])]
-    if parameter == "gamma" and name in ("cc", "ofa"):
+    if (parameter == "gamma" and name in ("cc", "ofa")) or name == "jsd":
         wrong.append(0.0)
+    if (name, parameter) == ("jsd", "beta"):
+        wrong += [1.0, 1.5]
     if parameter in ("order", "num_samples"):
         types, wrong = [*types, 2.0, math.nan], [int(v) for v in wrong]
     else:

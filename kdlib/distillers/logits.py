@@ -32,6 +32,36 @@ def kd(setup: Setup, *, temperature: float = 4.0, alpha: float = 0.9) -> Distill
     return Distiller(loss, weight=alpha, ce_weight=1 - alpha)
 
 
+@register("reverse_kl")
+def reverse_kl(setup: Setup, *, temperature: float = 4.0, alpha: float = 0.9) -> Distiller:
+    """alpha `losses.reverse_kl`, beside (1 − alpha) cross-entropy. T and alpha as in `kd`."""
+
+    def loss(batch: Batch) -> Tensor:
+        return losses.reverse_kl(batch.student.logits, batch.teacher.logits, temperature)
+
+    alpha = inputs.number("alpha", alpha, low=0, high=1)
+    inputs.number("temperature", temperature, **TEMPERATURE)
+    return Distiller(loss, weight=alpha, ce_weight=1 - alpha)
+
+
+@register("jsd")
+def jsd(
+    setup: Setup, *, temperature: float = 4.0, beta: float = 0.5, alpha: float = 0.9
+) -> Distiller:
+    """alpha `losses.jsd`, beside (1 − alpha) cross-entropy. T and alpha as in `kd`.
+
+    With beta 0.5 the term is about a quarter of `kd`'s where student and teacher are close.
+    """
+
+    def loss(batch: Batch) -> Tensor:
+        return losses.jsd(batch.student.logits, batch.teacher.logits, temperature, beta)
+
+    alpha = inputs.number("alpha", alpha, low=0, high=1)
+    inputs.number("beta", beta, above=0, below=1)
+    inputs.number("temperature", temperature, **TEMPERATURE)
+    return Distiller(loss, weight=alpha, ce_weight=1 - alpha)
+
+
 @register("dkd")
 def dkd(
     setup: Setup,
