@@ -13,6 +13,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ from kdlib import inputs, recipes, records
 from kdlib.data import Split, device_of
 from kdlib.distillers import METHODS, needs_teacher, parts_of
 from kdlib.engine import files, ranks
-from kdlib.engine.workers import each
+from kdlib.engine.workers import each, usable
 from kdlib.provenance import Identities, identity_of, joint, recipe_of_run
 from kdlib.records import Run, Runs
 from kdlib.training import as_split, build, drawn, evaluate, fit
@@ -52,6 +53,7 @@ class _Task(NamedTuple):
     setting: str
     data: str
     methods: tuple[str, ...] = ()  # of the registry
+    checkpoint: str = ""  # file from which an interrupted training goes on
     teacher: functools.partial | None = (
         None  # `fresh`: trained for the seed before the function runs
     )
@@ -89,6 +91,7 @@ def over_seeds(
     folder: str | Path | None = None,
     resume: bool | str = False,
     workers: int | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Runs:
     """Call `function(seed)` for every seed, in worker processes, and return the runs.
@@ -106,14 +109,18 @@ def over_seeds(
         resume: take the runs that `folder` already holds, if the same function and the same code
             of the kit made them; "stale" takes those of other code too.
         workers: processes; default one a core; 1 runs everything in this process.
+        executor: instead of `workers`, a `concurrent.futures.Executor` of processes, here or on
+            other machines: Dask's `client.get_executor()`, or a `ProcessPoolExecutor` that spawns
+            them. They need the same kdlib and torch, and one thread each.
         progress: show a bar with the time left.
 
     Raises:
-        ValueError: an argument is out of range, or the function has no identity and `folder` is
-            given; the message holds the path to what cannot be identified.
+        ValueError: an argument is out of range; the function has no identity and `folder` is
+            given (the message holds the path to what cannot be identified); the executor's workers
+            share a process or run other code.
         RuntimeError: all runs failed.
     """
-    seeds = _seeds(seeds)
+    seeds, spread = _seeds(seeds), _spread(workers, executor, progress)
     name = getattr(function, "__qualname__", type(function).__name__)
     config = {"function": name}
     if teacher is not None:
@@ -126,9 +133,7 @@ def over_seeds(
         _Task(experiment, seed, function, config, joint(exact, seed), setting, "", teacher=teacher)
         for seed in seeds
     ]
-    if ranks.join()[1] > 1:
-        workers = _alone(workers)
-    return _perform(tasks, experiment, folder, resume, workers, progress)
+    return _perform(tasks, experiment, folder, resume, spread)
 
 
 def compare(
@@ -144,7 +149,9 @@ def compare(
     folder: str | Path | None = None,
     resume: bool | str = False,
     keep: bool = False,
+    checkpoints: str | Path | None = None,
     workers: int | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
     **common: Any,
 ) -> Runs:
@@ -166,8 +173,11 @@ def compare(
             seed, once for all methods that name it, its cost in `run.teacher_seconds`. Methods
             without a teacher leave it out.
         metrics: further results of a trained student and its teacher.
-        experiment, folder, resume, workers, progress: as in `over_seeds`.
+        experiment, folder, resume, workers, executor, progress: as in `over_seeds`. On a GPU, an
+            executor's workers take the first that they see (`CUDA_VISIBLE_DEVICES`).
         keep: attach the trained networks as `run.kept`.
+        checkpoints: folder for a file of each run, written after every epoch and left there: with
+            `resume`, an interrupted training goes on from it. Needs `folder`.
         common: arguments of `fit` for all methods.
 
     Returns:
@@ -183,6 +193,8 @@ def compare(
             raise TypeError(f"methods must map labels to arguments of fit, got {label!r}: {own!r}")
     if keep and resume:
         raise ValueError("resume must be False where networks are kept: records do not hold them")
+    if checkpoints is not None and folder is None:
+        raise ValueError("checkpoints need the folder of the records: give folder, too")
     for name in ("seed", "checkpoint", "stop_after"):
         if any(name in own for own in (common, *methods.values())):
             raise ValueError(f"{name} must be left out: use seeds, or folder and resume")
@@ -200,6 +212,8 @@ def compare(
         name: as_split("evaluate_on" + (f"[{name!r}]" if name else ""), split)
         for name, split in named.items()
     }
+    on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
+    spread = _spread(workers, executor, progress, on_gpu)
     identities, token = Identities(required=folder is not None), secrets.token_hex(8)
     tasks = []
     for label, own in methods.items():
@@ -220,12 +234,15 @@ def compare(
             words = {name: identities.words(value, name) for name, value in every.items()}
             parts = tuple(parts_of(settings.get("method", "ce")))
             fresh = every["teacher"] if isinstance(every["teacher"], functools.partial) else None
-            task = _Task(label, seed, function, words, exact, setting, data, parts, fresh)
+            task = _Task(label, seed, function, words, exact, setting, data, parts, teacher=fresh)
+            if checkpoints is not None:
+                name = Run(experiment, label, seed, identity=exact).filename
+                file = Path(checkpoints).absolute() / name.replace(".json", ".pt")
+                if not resume:
+                    file.unlink(missing_ok=True)
+                task = task._replace(checkpoint=str(file))
             tasks.append(task)
-    on_gpu = device_of(common.get("device") or train.images.device).type != "cpu"
-    if on_gpu or ranks.join()[1] > 1:
-        workers = _alone(workers)
-    return _perform(tasks, experiment, folder, resume, workers, progress)
+    return _perform(tasks, experiment, folder, resume, spread)
 
 
 @recipes.safe
@@ -276,10 +293,12 @@ def _perform(
     experiment: str,
     folder: str | Path | None,
     resume: bool | str,
-    count: int | None,
-    progress: bool,
+    spread: dict[str, Any],
 ) -> Runs:
-    """Run the tasks that no record stands for; the runs in the order of the tasks."""
+    """Run the tasks that no record stands for; the runs in the order of the tasks.
+
+    `spread` holds the arguments of `each` that say where.
+    """
     records.check_experiment(experiment)
     inputs.choice("resume", resume, (False, True, "stale"))
     if resume and folder is None:
@@ -291,24 +310,27 @@ def _perform(
     methods = dict(METHODS)  # a worker lacks those that a notebook added
 
     places = [_Place(i, str(task)) for i, task in enumerate(tasks) if i not in finished]
-    taught = _teachers(tasks, places, experiment, count, progress)
+    taught = _teachers(tasks, places, experiment, spread)
+    abroad = spread["executor"] is not None
 
-    def one(item: _Place) -> _Result:
+    def one(item: _Place) -> tuple[_Result, dict[str, str] | None]:
         task = tasks[item.number]
+        call: Callable[..., Any] = task.function
         if item.number in taught:
-            own, _ = taught[item.number]
-            call: Callable[..., Any] = task.function
-            task = task._replace(function=functools.partial(call, teacher=own))
-        return _call(task, item.number, methods)
+            call = functools.partial(call, teacher=taught[item.number][0])
+        if task.checkpoint:
+            call = functools.partial(call, checkpoint=task.checkpoint)
+        task = task._replace(function=call)
+        return _call(task, item.number, methods), records.versions() if abroad else None
 
-    def collect(result: _Result) -> None:
-        place, table, outcome, seconds, threads = result
+    def collect(result: tuple[_Result, dict[str, str] | None]) -> None:
+        (place, table, outcome, seconds, threads), versions = result
         task = tasks[place]
         recipe, obstacle = recipe_of_run(task.function, task.seed, task.methods)
         config = task.config | ({"methods": list(table)} if list(table) != [task.label] else {})
         common = dict(
             config=config, identity=task.identity, setting=task.setting, data=task.data,
-            code=records.code_fingerprint(), versions=records.versions(),
+            code=records.code_fingerprint(), versions=versions or records.versions(),
             commit=records.commit(), repeat=recipe, obstacle=obstacle, seconds=seconds,
             teacher_seconds=taught[place][1] if place in taught else 0.0, threads=threads,
             history=list(outcome.history), kept=outcome.kept,
@@ -328,19 +350,12 @@ def _perform(
             for run in finished[place]:
                 _record(run, folder)
 
-    each(
-        one,
-        places,
-        workers=count,
-        label=f"runs of {experiment}",
-        on_result=collect,
-        progress=progress,
-    )
+    each(one, places, label=f"runs of {experiment}", on_result=collect, **spread)
     return Runs(run for place in sorted(finished) for run in finished[place])
 
 
 def _teachers(
-    tasks: list[_Task], places: list[_Place], experiment: str, count: int | None, progress: bool
+    tasks: list[_Task], places: list[_Place], experiment: str, spread: dict[str, Any]
 ) -> dict[int, tuple[nn.Module, float]]:
     """{place: (its teacher, seconds of training it)}; tasks that share a recipe share the teacher.
 
@@ -368,8 +383,7 @@ def _teachers(
 
     items = [_Place(group[0], f"teacher of seed {seed}") for (_, seed), group in shared.items()]
     if items:
-        label = f"teachers of {experiment}"
-        each(train, items, workers=count, label=label, on_result=collect, progress=progress)
+        each(train, items, label=f"teachers of {experiment}", on_result=collect, **spread)
     return found
 
 
@@ -469,11 +483,37 @@ def _seeds(seeds: Sequence[int]) -> list[int]:
     return found
 
 
-def _alone(workers: int | None) -> int:
-    """One process, where a GPU or the ranks of `torchrun` share the work already."""
-    if workers not in (None, 1):
-        raise ValueError(f"workers must be 1 on a GPU and under torchrun, got {workers}")
-    return 1
+def _spread(
+    workers: int | None, executor: Executor | None, progress: bool, on_gpu: bool = False
+) -> dict[str, Any]:
+    """Arguments of `each`: one process where a GPU or the ranks of `torchrun` share the work."""
+    usable(executor, workers)
+    check, ranked = None, ranks.join()[1] > 1
+    if executor is not None:
+        if ranked:
+            raise ValueError("executor must be left out under torchrun: each process would use it")
+        own = records.code_fingerprint(), str(torch.__version__)
+        check = functools.partial(same_code, *own)
+    elif on_gpu or ranked:
+        if workers not in (None, 1):
+            raise ValueError(f"workers must be 1 on a GPU and under torchrun, got {workers}")
+        workers = 1
+    return {
+        "workers": workers,
+        "executor": executor,
+        "check": check,
+        "progress": progress and ranks.join()[0] == 0,
+    }
+
+
+def same_code(code: str, version: str) -> None:
+    """Raise a ValueError where the kit's code or torch is another than at the caller's."""
+    own = records.code_fingerprint(), str(torch.__version__)
+    if own != (code, version):
+        raise ValueError(
+            f"executor must run the caller's code, kdlib {code} with torch {version}, got workers "
+            f"with kdlib {own[0]} and torch {own[1]}: install the same there and start them anew"
+        )
 
 
 def _fresh(teacher: Any) -> functools.partial:

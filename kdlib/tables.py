@@ -22,7 +22,7 @@ Numbers = tuple[tuple[float, float | None], ...]  # values, each with its room
 
 CLOSE = re.compile("≈ ?(not shown|holds|not beyond|beyond)")
 NEARLY = " (≈ close)"
-MARKED = re.compile(r"≈ ?([-+−]?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?)")
+MARKED = re.compile(r"≈ ?([-+−]?\d+(?:,\d{3})*(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 
 
 class Interval(NamedTuple):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -104,6 +105,9 @@ def test_what_is_no_metric_is_named(result, message):
         ({"experiment": "x" * 81}, "experiment must be"),
         ({"resume": "old"}, "resume must be one of"),
         ({"workers": 0}, "workers must be"),
+        ({"executor": "tcp://scheduler:8786"}, "executor must be a concurrent.futures.Executor"),
+        ({"executor": ThreadPoolExecutor(1)}, "executor must work in processes, got Thread"),
+        ({"executor": ProcessPoolExecutor(1), "workers": 2}, "workers must be left out beside"),
     ],
 )
 def test_bad_arguments_of_over_seeds(change, message, tmp_path):

@@ -1,5 +1,6 @@
 """Measured numbers and tables."""
 
+import re
 import subprocess
 import sys
 
@@ -43,6 +44,8 @@ def test_a_reader_sees_clean_numbers_and_the_test_sees_their_room():
 
 def test_only_marked_numbers_become_elements():
     text = "≈ +1,234.5 of 7 < 8, x ≈ y, ≈ nan, ≈ 1.2e-05 & ≈ −7 %"
+    whole = tables.as_html("[≈ +23, ≈ 1,234, ≈ 5]")
+    assert re.findall(r"<[^>]*>([^<]*)</span>", whole) == ["+23", "1,234", "5"], "commas stay out"
     assert tables.as_html(text) == (
         '<span class="measured">+1,234.5</span> of 7 &lt; 8, x ≈ y, ≈ nan, '
         '<span class="measured">1.2e-05</span> &amp; <span class="measured">−7</span> %'

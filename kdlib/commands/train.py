@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--method", **several, metavar="METHOD",
         help="may be given several times; the student alone is always trained; default: kd",
     )  # fmt: skip
-    add("--set", **several, metavar="OPTION=VALUE", dest="options",
+    add("--set", **several, metavar="OPTION=VALUE", dest="settings",
         help="an option of the methods, e.g. temperature=4, or of one of them, crd.weight=0.8",
     )  # fmt: skip
     add("--preset", default="quick", metavar="NAME", help="recipe of all trainings; default: quick")
@@ -118,17 +118,22 @@ def main(arguments: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         try:
             runs = plan.run(say)
-        except RuntimeError as error:  # every run failed, for example for want of memory
+        except TypeError as error:  # an option that a method does not have
+            raise ValueError(str(error)) from error
+        except (RuntimeError, FloatingPointError) as error:  # a teacher, or every run
             say(f"error: {error}")
             return 1
-    for warning in told:
-        say(f"warning: {warning.message}")
+    ours = {
+        str(w.message): w for w in told if issubclass(w.category, (UserWarning, RuntimeWarning))
+    }
+    for text in ours:
+        say(f"warning: {text}")
     if rank == 0:
         plan.report(runs)
         if arguments.export:
             plan.export(runs)
     say(f"\nrecords: {plan.folder}; `python -m kdlib repeat FILE` runs one again")
-    return 1 if any(issubclass(warning.category, RuntimeWarning) for warning in told) else 0
+    return 1 if any(issubclass(one.category, RuntimeWarning) for one in ours.values()) else 0
 
 
 class Plan:
@@ -194,7 +199,7 @@ class Plan:
         names = self.arguments.method or (["kd"] if self.teachers else [])
         if names and not self.teachers:
             raise ValueError("--teacher must be given for methods that learn from one")
-        options = [_option(text) for text in self.arguments.options]
+        options = [_option(text) for text in self.arguments.settings]
         for name in names:
             parts = parts_of(name)
             own: dict[str, Any] = {"method": name}
@@ -237,6 +242,7 @@ class Plan:
 
     def _teacher(self, say: Callable[..., None]) -> Any:
         from kdlib import models, training, weights
+        from kdlib.engine.workers import threads
 
         if not self.teachers:
             return None
@@ -256,7 +262,8 @@ class Plan:
                 if not self.arguments.resume:
                     file.unlink(missing_ok=True)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                training.fit(network, self.data.train, seed=place, checkpoint=file, **recipe)
+                with threads(1):  # as its students, whose records repeat this training
+                    training.fit(network, self.data.train, seed=place, checkpoint=file, **recipe)
             score = training.evaluate(network, self.data.validation)["accuracy"]
             say(f"teacher {name}: {score:.1f} % of the validation images")
             found.append(network)

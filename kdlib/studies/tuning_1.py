@@ -38,9 +38,10 @@ def mlp(width: int) -> partial[MLP]:
 
 def ensembles(**keep: Any) -> dict[int, torch.nn.Module]:
     """{seed: an ensemble of five of width 64}."""
+    where = {name: keep[name] for name in ("workers", "executor") if name in keep}
     runs = compare(
         {"member": {}}, student=mlp(64), seeds=MEMBERS, lr=0.024, keep=True, experiment="members",
-        **PLAIN | {"train": for_teachers}, workers=keep.get("workers"),
+        **PLAIN | {"train": for_teachers}, **where,
     )  # fmt: skip
     members = runs.kept("member")
     return {
