@@ -35,7 +35,7 @@ def dask():
     distributed = pytest.importorskip("distributed", reason=reason)
     from dask import config
 
-    started = []
+    started, before = [], dict(os.environ)
 
     def start(*, n_workers=2, threads_per_worker=1, processes=True):
         with config.set({"distributed.scheduler.allowed-failures": DEATHS}):
@@ -54,6 +54,8 @@ def dask():
         if client.status == "running":
             client.wait_for_workers(count, timeout=60)  # one that starts cannot be closed
             client.shutdown()
+    os.environ.clear()  # Dask sets variables for its workers and leaves them
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -201,7 +201,8 @@ def sweep(
     Raises:
         ValueError: a taken row or value was not tried.
     """
-    found = read(name)[part]
+    recorded = read(name)
+    found = recorded[inputs.choice("part", part, tuple(recorded))]
     tried: dict[str, dict[str, str]] = {}
     for method in found.runs.methods:
         row, _, value = method.rpartition(" | ")
