@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "kdlib.commands.train",
     "repeat": "kdlib.commands.repeat",
     "record": "kdlib.commands.record",
+    "team": "kdlib.commands.team",
     "report": "kdlib.commands.report",
     "doctor": "kdlib.commands.doctor",
 }

@@ -269,11 +269,11 @@ def _decoded(
         return found, bool((images[row, 0] != images[row, 1:]).any()), ""
 
     results = []
-    hidden = os.environ.get("KDLIB_PROGRESS") == "0"
+    hidden = os.environ.get("KDLIB_PROGRESS") == "0"  # None: shown in a terminal only
     # Threads: Pillow decodes and resizes without Python's lock.
     with (
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(entries), desc="decoding images", leave=False, disable=hidden) as bar,
+        tqdm(total=len(entries), desc="decoding images", leave=False, disable=hidden or None) as bar,
     ):
         for result in pool.map(one, range(len(entries))):
             results.append(result)

@@ -167,18 +167,16 @@ def data_sets() -> list[Finding]:
 
 def programs() -> list[Finding]:
     """Programs outside Python: LaTeX for reports, a sandbox for instructors."""
-    absent = [name for name in ("pdflatex", "latexmk") if shutil.which(name) is None]
-    install = {
-        "linux": "sudo apt install texlive-latex-recommended texlive-lang-cyrillic cm-super "
-        "latexmk",
-        "darwin": "install MacTeX",
-    }.get(sys.platform, "install MiKTeX")
+    from kdlib.homework.building import missing_tex, tex_advice
+
+    absent = missing_tex()
     latex = (
         Finding(
             NOTE,
             "LaTeX",
             f"{' and '.join(absent)} not found",
-            f"only the homework report needs it: {install}, or use Overleaf",
+            "only report.tex needs it, report.typ builds without: "
+            f"{tex_advice()}, or upload what `report --zip` makes",
         )
         if absent
         else Finding(OK, "LaTeX", "pdflatex and latexmk")

@@ -1,0 +1,44 @@
+"""`team`: a repository for the homework of a team."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "make a team's repository for the homework: experiments, records, report, first commit"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a new one")
+    parser.add_argument("--name", metavar="NAME", help="of the team; default: the folder's")
+    parser.add_argument(
+        "--member", action="append", default=[], metavar='"NAME <ADDRESS>"', dest="members",
+        help="with the address that the commits carry; may be given several times",
+    )  # fmt: skip
+    parser.add_argument("--language", choices=("en", "ru"), default="en", help="of the report")
+    parser.add_argument(
+        "--course", type=Path, metavar="FILE", help="other rules than those of the kit's course"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Make the repository: 1 if it has no first commit."""
+    from kdlib.homework import course, starting
+
+    folder: Path = arguments.folder
+    made = starting.create(
+        folder,
+        course.load(arguments.course),
+        name=arguments.name or folder.resolve().name,
+        members=arguments.members,
+        language=arguments.language,
+    )
+    print(f"{folder}: {len(made.files)} files, a finished small paper to make your own")
+    print(f"  cd {folder}")
+    print("  python -m kdlib report      builds report.pdf from the records in runs/")
+    print("  python experiments.py       runs what is not on record")
+    print("README.md says how to begin")
+    if made.problem:
+        print(f"no first commit: {made.problem}")
+    return 1 if made.problem else 0

@@ -1,0 +1,6 @@
+"""The team homework: the course as data, and the report whose numbers come from run records.
+
+`course` holds the rules, `team` what a team says about itself. `results` turns records into values
+with keys, `generated` writes them for Typst and LaTeX, `sources` and `checks` read a report,
+`building` makes its PDF. `report` joins them for the command line.
+"""

@@ -1,0 +1,246 @@
+"""A report as PDF, by Typst or LaTeX, and as one file for an online editor.
+
+Both engines work on a copy of the report's files in a temporary folder, in a process with a time
+limit, and write nothing into the report. Neither can start programs.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PDF, ZIP = "report.pdf", "report.zip"
+KINDS = {
+    ".typ", ".tex", ".sty", ".cls", ".bib", ".bst", ".csl", ".toml", ".json", ".csv", ".txt", ".md",
+    ".svg", ".pdf", ".png", ".jpg", ".jpeg",
+}  # fmt: skip
+LEFT_OUT = ("runs", "build", "__pycache__")
+MOST_BYTES, MOST_FILES = 50_000_000, 1000
+TIMEOUT = {"typst": 60.0, "latex": 300.0}  # a first LaTeX run in Cyrillic makes fonts
+
+
+class Built(NamedTuple):
+    """What an engine made of a report.
+
+    Attributes:
+        pdf: the document; None if the engine stopped.
+        pages: all of them.
+        body: the page on which the text before the contributions ends, as the engine counted.
+        problem: why the engine stopped, in a few lines.
+    """
+
+    pdf: bytes | None
+    pages: int
+    body: int | None
+    problem: str = ""
+
+
+def package(folder: str | Path) -> dict[str, bytes]:
+    """{name: content} of the files that an engine needs: no records, hidden files or links.
+
+    Raises:
+        ValueError: more than 1000 files or 50 MB.
+    """
+    folder = Path(folder)
+    found: dict[str, bytes] = {}
+    size = 0
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts) or name.parts[0] in LEFT_OUT
+        linked = any((folder / part).is_symlink() for part in [name, *name.parents])
+        if hidden or linked or path.suffix.lower() not in KINDS or not path.is_file():
+            continue
+        if name.as_posix() == PDF:
+            continue
+        size += path.stat().st_size
+        if size > MOST_BYTES or len(found) >= MOST_FILES:
+            raise ValueError(
+                f"{folder} must hold at most {MOST_FILES} files and {MOST_BYTES // 10**6} MB "
+                "beside its records: move what the report does not show elsewhere"
+            )
+        found[name.as_posix()] = path.read_bytes()
+    return found
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """A ZIP file, the same for the same files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            packed.writestr(entry, content)
+    return stream.getvalue()
+
+
+def typst(files: Mapping[str, bytes], main: str) -> Built:
+    """Build the Typst file `main` with the `typst` wheel.
+
+    Raises:
+        ModuleNotFoundError: the wheel is not installed.
+    """
+    import importlib.util
+
+    if importlib.util.find_spec("typst") is None:
+        raise ModuleNotFoundError("No module named 'typst'", name="typst")
+    with _unpacked(files) as folder:
+        output = folder / PDF
+        job = json.dumps({"root": str(folder), "main": main, "output": str(output)})
+        program = Path(__file__).with_name("typesetting.py")
+        line = [sys.executable, "-I", "-X", "utf8", str(program)]
+        done = _run(line, folder, TIMEOUT["typst"], text=job)
+        if done is None:
+            return Built(None, 0, None, _too_long("Typst", TIMEOUT["typst"]))
+        try:
+            answer: dict[str, Any] = json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+            return Built(None, 0, None, f"Typst ended without a result ({said[0]})")
+        if "error" in answer:
+            return Built(None, 0, None, _typst_error(answer))
+        pdf = output.read_bytes()
+        return Built(pdf, pages(pdf), answer["body"])
+
+
+def _typst_error(answer: Mapping[str, Any]) -> str:
+    """The message, and the place in the report's own text where it came up."""
+    places = re.findall(r"┌─ (.+?:\d+):\d+", answer["trace"])
+    own = [place for place in places if "kdreport" not in place] or places
+    message = str(answer["error"])
+    message = re.sub(r'^panicked with: "?(.*?)"?$', r"\1", message)
+    return f"{own[-1]}: {message}" if own else message
+
+
+def tex_advice(platform: str = sys.platform) -> str:
+    """How to get the LaTeX that report.tex needs."""
+    packages = "texlive-latex-recommended texlive-lang-cyrillic cm-super latexmk"
+    return {"linux": f"sudo apt install {packages}", "darwin": "install MacTeX"}.get(
+        platform, "install MiKTeX"
+    )
+
+
+def missing_tex() -> list[str]:
+    """The programs that building report.tex needs and that are not here."""
+    return [name for name in ("pdflatex", "latexmk") if shutil.which(name) is None]
+
+
+def latex(files: Mapping[str, bytes], main: str) -> Built:
+    """Build the LaTeX file `main` with latexmk and pdfLaTeX.
+
+    Raises:
+        FileNotFoundError: they are not installed; says how to do it, and what to do without.
+    """
+    absent = missing_tex()
+    if absent:
+        raise FileNotFoundError(
+            2,
+            f"is not installed: {tex_advice()}; or upload what `python -m kdlib report --zip` "
+            "makes to an online editor",
+            " and ".join(absent),
+        )
+    with _unpacked(files) as folder:
+        line = ["latexmk", "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error"]
+        line += ["-latexoption=-no-shell-escape", "-latexoption=-file-line-error", main]
+        careful = {"openin_any": "p", "openout_any": "p", "max_print_line": "1000"}
+        done = _run(line, folder, TIMEOUT["latex"], environment=careful)
+        if done is None:
+            return Built(None, 0, None, _too_long("LaTeX", TIMEOUT["latex"]))
+        stem = folder / Path(main).stem
+        log = _read(stem.with_suffix(".log"))
+        pdf = stem.with_suffix(".pdf")
+        if done.returncode or not pdf.is_file():
+            return Built(None, 0, None, _latex_error(log or done.stdout + done.stderr))
+        body = re.findall(r"\\kdbodyends\{(\d+)\}", _read(stem.with_suffix(".aux")))
+        content = pdf.read_bytes()
+        return Built(content, pages(content), int(body[-1]) if body else None)
+
+
+def _latex_error(log: str) -> str:
+    """The first error of a log, with the lines that explain it."""
+    lines = log.splitlines()
+    for place, line in enumerate(lines):
+        if line.startswith("! ") or re.match(r"[^:\s]+:\d+: ", line):
+            further = [one.strip() for one in lines[place + 1 : place + 5]]
+            kept = [one.replace("(kdreport)", "").strip() for one in further if "(kdre" in one]
+            return " ".join([line.removeprefix("./").strip(), *kept])
+    return lines[-1] if lines else "LaTeX ended without a log"
+
+
+def _read(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace") if path.is_file() else ""
+
+
+def pages(pdf: bytes) -> int:
+    """How many pages a PDF has."""
+    from pypdf import PdfReader
+
+    return len(PdfReader(io.BytesIO(pdf)).pages)
+
+
+def _too_long(engine: str, seconds: float) -> str:
+    return f"{engine} was stopped after {seconds:.0f} s: look for an endless loop in the text"
+
+
+@contextmanager
+def _unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """The files in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="kdlib-report-", ignore_cleanup_errors=True) as made:
+        folder = Path(made).resolve()
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        yield folder
+
+
+def _run(
+    line: Sequence[str],
+    folder: Path,
+    timeout: float,
+    *,
+    text: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str] | None:
+    """Run a program in `folder`; None if it took too long, and was ended with what it started."""
+    process = subprocess.Popen(
+        list(line),
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(text, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        if process.poll() is None:
+            _end(process)
+    return subprocess.CompletedProcess(list(line), process.returncode, out, err)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    except ProcessLookupError:
+        pass
+    process.communicate()

@@ -1,0 +1,229 @@
+"""What a reader would find wrong with a report, told before it is handed in.
+
+Every check returns findings: lines that name the place, what is wrong and what to do. None of them
+builds a PDF.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from kdlib.homework import generated, repository, sources, team
+from kdlib.homework.course import Course
+from kdlib.homework.repository import Repository
+from kdlib.homework.results import Results
+from kdlib.homework.sources import Source
+from kdlib.homework.team import Team
+from kdlib.homework.words import SECTIONS
+
+AGAIN = "run `python -m kdlib report` again"
+MOST_BYTES = 20_000_000  # of a generated file
+LEAST_WORDS = 5  # of a section; the checks judge no more than that there is one
+NEEDED = ("title", "abstract", "sources", "contributions", "reproducibility", "references")
+OWN_TEXT = tuple(name for name in SECTIONS if name not in NEEDED)
+
+
+def of_team(found: Team, course: Course, results: Results) -> Iterator[str]:
+    """Members, baselines and experiments of team.toml."""
+    if len(found.members) > course.rules.team_size:
+        yield (
+            f"{team.FILE}: {len(found.members)} members, but a team may have at most "
+            f"{course.rules.team_size}"
+        )
+    for member in found.members:
+        name = member.name.of(found.language)
+        for missing, what in ((not member.items, "items"), (not member.sections, "sections")):
+            if missing:
+                yield f"{team.FILE}, line {member.line}: {name} has no {what}: list what they did"
+    known = {one.name: one for one in results.experiments}
+    for name, entry in found.experiments.items():
+        where = f"{team.FILE}, line {entry.line}: experiment {name!r}"
+        if name not in known:
+            yield f"{where} has no records; there are {', '.join(known)}"
+            continue
+        methods = [row.method for row in known[name].rows]
+        if entry.baseline not in methods:
+            yield f"{where}: baseline must be one of {', '.join(methods)}; got {entry.baseline!r}"
+    for name, one in known.items():
+        if len(one.rows) > 1 and name not in found.experiments:
+            yield (
+                f"{team.FILE}: experiment {name!r} has no baseline: add "
+                f'[experiments."{name}"] with baseline = "{one.rows[0].method}" or another method'
+            )
+
+
+def of_text(
+    found: Source, results: Results, keys_of_bibliography: Collection[str]
+) -> Iterator[str]:
+    """Sections, result keys, tables and citations of the text."""
+    yield from _sections(found)
+    for key, place in found.keys:
+        if key not in results.values:
+            yield f"{place}: unknown result key {key!r}: {nearest(key, results.values)}"
+    parts = [one.part for one in results.experiments]
+    for name, place in found.experiments:
+        if name not in parts:
+            yield f"{place}: unknown experiment {name!r}: {nearest(name, parts)}"
+    labels = {f"{kind}-{part}" for kind in ("table", "figure") for part in parts} | set(SECTIONS)
+    for name, place in found.cited:
+        if name not in keys_of_bibliography and name not in labels:
+            near = nearest(name, [*keys_of_bibliography, *labels])
+            yield f"{place}: {name!r} is cited, but not in {sources.BIBLIOGRAPHY}: {near}"
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The names most like one that is wrong, for the end of a message."""
+    found = difflib.get_close_matches(name, list(known), 3, cutoff=0.3)
+    return f"nearest are {', '.join(found)}" if found else f"known are {', '.join(known) or 'none'}"
+
+
+def _sections(found: Source) -> Iterator[str]:
+    names = [name for name, _ in found.sections]
+    for name, place in found.sections:
+        if name not in SECTIONS:
+            yield f"{place}: unknown section {name!r}: {nearest(name, SECTIONS)}"
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield f"{found.sections[number].place}: section {name!r} stands there a second time"
+    present = [name for name in dict.fromkeys(names) if name in SECTIONS]
+    for name in SECTIONS:
+        if name not in present:
+            yield f"{found.main}: section {name!r} is missing: a report has {', '.join(SECTIONS)}"
+    wanted = [name for name in SECTIONS if name in present]
+    if present != wanted:
+        yield f"{found.main}: sections must stand in the order {', '.join(wanted)}"
+    for (name, place), body in zip(found.sections, found.bodies):
+        if name in OWN_TEXT and len(re.findall(r"\w{2,}", body)) < LEAST_WORDS:
+            yield f"{place}: section {name!r} is empty: write it"
+    for name in NEEDED:
+        if name not in found.calls:
+            yield f"{found.main}: {name!r} is not shown: take its line from the template"
+
+
+def hints(found: Source) -> Iterator[str]:
+    """What is no mistake by itself, but a reader should look at."""
+    for number, place in found.typed:
+        yield f"{place}: {number} is typed by hand: if it was measured, take it from the records"
+    for key, place in found.swallowed:
+        yield f"{place}: the semicolon behind {key!r} is not printed: write \\; for it"
+
+
+# What `report` has written
+
+
+def of_generated(
+    folder: str | Path, results: Results, found: Team, course: Course
+) -> Iterator[str]:
+    """Whether the generated files are what the records and team.toml give."""
+    path = Path(folder) / generated.JSON
+    try:
+        stored = json.loads(_content(path))
+        state = Repository(stored["commit"], tuple(stored["commits"]))
+        figures = stored["figures"]
+        _plausible(state, figures, len(found.members))
+    except OSError:
+        yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
+        return
+    except (ValueError, KeyError, TypeError, RecursionError):
+        yield f"{generated.JSON} is damaged, or of another team: {AGAIN}"
+        return
+    expected = generated.content(results, found, course, state, figures)
+    differences = list(_differences(stored, expected))
+    yield from differences
+    if not differences and _content(path).decode().replace("\r", "") != generated.as_json(expected):
+        yield f"{generated.JSON} was edited: {AGAIN}"
+    tex = Path(folder) / generated.TEX
+    if not tex.is_file():
+        yield f"{generated.TEX} is missing: {AGAIN}"
+    elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(expected):
+        yield f"{generated.TEX} is not what the records give, or was edited: {AGAIN}"
+    yield from _figures(Path(folder), results, figures)
+    yield from _history(folder, state, found)
+
+
+def _content(path: Path) -> bytes:
+    """A file, or its beginning if it is larger than anything that `report` writes."""
+    with path.open("rb") as stream:
+        return stream.read(MOST_BYTES)
+
+
+def _plausible(state: Repository, figures: Any, members: int) -> None:
+    """Raise ValueError for values that `report` does not write; they come from a file."""
+    counts_fit = len(state.commits) == members and all(
+        count is None or (type(count) is int and count >= 0) for count in state.commits
+    )
+    commit_fits = isinstance(state.commit, str) and re.fullmatch(
+        r"([0-9a-f]{12,40}\+?)?", state.commit
+    )
+    figures_fit = isinstance(figures, dict) and all(
+        isinstance(part, str) for pair in figures.items() for part in pair
+    )
+    if not (counts_fit and commit_fits and figures_fit):
+        raise ValueError("it is not as it was written")
+
+
+def _differences(stored: Any, expected: dict[str, Any]) -> Iterator[str]:
+    """Numbers that differ, by key; else the first thing that does."""
+    if stored.get("language") != expected["language"]:
+        yield f"{generated.JSON} is in another language than the report: {AGAIN}"
+        return
+    if stored.get("digest") != expected["digest"]:
+        yield f"{generated.JSON} was made from other records than those in runs/: {AGAIN}"
+    numbers = stored.get("results")
+    numbers = numbers if isinstance(numbers, dict) else {}
+    for key, value in expected["results"].items():
+        if key not in numbers:
+            yield f"{generated.JSON} lacks {key!r}: {AGAIN}"
+        elif numbers[key] != value:
+            said = numbers[key].get("text") if isinstance(numbers[key], dict) else numbers[key]
+            other = f"{said!r}" if said != value["text"] else "another value"
+            yield f"{generated.JSON}: {key!r} says {other}, the records give {value['text']!r}"
+    for key in numbers.keys() - expected["results"].keys():
+        yield f"{generated.JSON}: no record gives {str(key)[:100]!r}: {AGAIN}"
+    for name in {**expected, **stored}:
+        if name not in ("digest", "results") and stored.get(name) != expected.get(name):
+            yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
+
+
+def _figures(folder: Path, results: Results, figures: dict[str, str]) -> Iterator[str]:
+    """Figures are compared by what was written last: other versions of Matplotlib draw others."""
+    stems = {generated.stem(one) for one in results.experiments if one.differences}
+    wanted = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "pdf")}
+    for name in sorted(wanted | figures.keys()):
+        path = folder / repository.GENERATED / "figures" / name
+        if name not in wanted or name not in figures:
+            yield f"{generated.JSON}: figures are not those of the records ({name}): {AGAIN}"
+        elif not path.is_file():
+            yield f"generated/figures/{name} is missing: {AGAIN}"
+        elif generated.sha256(_content(path)) != figures[name]:
+            yield f"generated/figures/{name} was edited: {AGAIN}"
+
+
+def _history(folder: str | Path, state: Repository, found: Team) -> Iterator[str]:
+    """The commit exists, and nobody has more commits than Git counts."""
+    commit = state.commit.rstrip("+")
+    if commit and repository.has(folder, commit) is False:
+        yield f"{generated.JSON} names the commit {commit}, which this repository lacks: {AGAIN}"
+    now = repository.look(folder, found.members)
+    for member, said, counted in zip(found.members, state.commits, now.commits):
+        if now.commit and said is not None and said > (counted or 0):
+            yield (
+                f"{generated.JSON} says {said} commits of {member.name.of(found.language)}, Git "
+                f"counts {counted or 0}: {AGAIN}"
+            )
+
+
+def of_pages(body: int | None, course: Course) -> Iterator[str]:
+    """The length of the text before the contributions."""
+    if body is None:
+        yield "the body has no end: section 'contributions' is missing"
+    elif body > course.rules.pages:
+        yield (
+            f"the text has {body} pages before the contributions, at most {course.rules.pages} are "
+            "allowed: shorten it"
+        )

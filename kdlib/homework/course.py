@@ -1,0 +1,173 @@
+"""The course as data: its blocks, its homeworks and their rules, in both languages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from kdlib.homework import entries
+from kdlib.homework.entries import Entry, Text
+
+FILE = Path(__file__).with_name("course.toml")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who teaches the course; `key` is the name by which the file speaks of them."""
+
+    key: str
+    name: Text
+    affiliation: Text
+
+
+@dataclass(frozen=True)
+class Lecture:
+    """The lecture that this kit belongs to."""
+
+    number: int
+    title: Text
+    date: date
+    teacher: Person
+
+
+@dataclass(frozen=True)
+class Block:
+    """A part of the course: its topics, and who teaches it."""
+
+    title: Text
+    topics: tuple[Text, ...]
+    teachers: tuple[Person, ...]
+
+
+@dataclass(frozen=True)
+class Homework:
+    """A team homework and about when it is issued."""
+
+    topic: Text
+    issued: date
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Of every homework: at most so many members and pages, so many weeks, and what is allowed."""
+
+    team_size: int
+    pages: int
+    weeks: int
+    hand_in: Text
+    foreign_code: Text
+    copying: Text
+
+
+@dataclass(frozen=True)
+class Grading:
+    """What one and two passed homeworks give, and when one is passed."""
+
+    one: Text
+    two: Text
+    passed: Text
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Examples of what speaks against and for a work; `note` says that they are no criteria."""
+
+    note: Text
+    red: tuple[Text, ...]
+    green: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Everything in the course file."""
+
+    title: Text
+    university: Text
+    contact: Text
+    lecture: Lecture
+    team: tuple[Person, ...]
+    blocks: tuple[Block, ...]
+    homeworks: tuple[Homework, ...]
+    rules: Rules
+    grading: Grading
+    flags: Flags
+
+
+def load(path: str | Path | None = None) -> Course:
+    """Read a course file; default: the one of the kit.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: an entry is wrong, missing or unknown; the message has its line.
+    """
+    found = entries.read(FILE if path is None else path).table(
+        ["title", "university", "contact", "lecture", "team", "blocks", "homeworks", "rules",
+         "grading", "flags"]
+    )  # fmt: skip
+    team: dict[str, Person] = {}
+    for entry in found["team"].items(most=20):
+        one = entry.table(["key", "name", "affiliation"])
+        key = one["key"].text(40)
+        if key in team:
+            raise one["key"].error("another key than those above")
+        team[key] = Person(key, one["name"].both(), one["affiliation"].both())
+    return Course(
+        title=found["title"].both(),
+        university=found["university"].both(),
+        contact=found["contact"].both(),
+        lecture=_lecture(found["lecture"], team),
+        team=tuple(team.values()),
+        blocks=tuple(_block(entry, team) for entry in found["blocks"].items(most=20)),
+        homeworks=tuple(_homework(entry) for entry in found["homeworks"].items(most=20)),
+        rules=_rules(found["rules"]),
+        grading=_grading(found["grading"]),
+        flags=_flags(found["flags"]),
+    )
+
+
+def _person(entry: Entry, team: dict[str, Person]) -> Person:
+    return team[entry.one_of(tuple(team), "add the person to [[team]]")]
+
+
+def _lecture(entry: Entry, team: dict[str, Person]) -> Lecture:
+    found = entry.table(["number", "title", "date", "teacher"])
+    return Lecture(
+        number=found["number"].whole(1, 100),
+        title=found["title"].both(),
+        date=found["date"].day(),
+        teacher=_person(found["teacher"], team),
+    )
+
+
+def _block(entry: Entry, team: dict[str, Person]) -> Block:
+    found = entry.table(["title", "topics", "teachers"])
+    teachers = tuple(_person(one, team) for one in found["teachers"].items())
+    return Block(found["title"].both(), found["topics"].all_both(), teachers)
+
+
+def _homework(entry: Entry) -> Homework:
+    found = entry.table(["topic", "issued"])
+    return Homework(found["topic"].both(), found["issued"].day())
+
+
+def _rules(entry: Entry) -> Rules:
+    found = entry.table(["team_size", "pages", "weeks", "hand_in", "foreign_code", "copying"])
+    return Rules(
+        team_size=found["team_size"].whole(1, 50),
+        pages=found["pages"].whole(1, 100),
+        weeks=found["weeks"].whole(1, 52),
+        hand_in=found["hand_in"].both(),
+        foreign_code=found["foreign_code"].both(),
+        copying=found["copying"].both(),
+    )
+
+
+def _grading(entry: Entry) -> Grading:
+    found = entry.table(["one", "two", "passed"])
+    return Grading(found["one"].both(), found["two"].both(), found["passed"].both())
+
+
+def _flags(entry: Entry) -> Flags:
+    found = entry.table(["note", "red", "green"])
+    return Flags(found["note"].both(), found["red"].all_both(), found["green"].all_both())

@@ -1,0 +1,80 @@
+"""What Git knows of a report's folder: its commit, and how many commits each member made."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdlib.homework.team import Member
+
+GENERATED = "generated"
+# A repository that somebody hands in may ask Git to start programs of its own.
+_QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=", "-c", "core.pager=cat")
+
+
+class Repository(NamedTuple):
+    """The state of a folder in Git.
+
+    Attributes:
+        commit: 12 signs, "+" behind it for changes that are not committed; "" without Git.
+        commits: of each member, those as co-author included; None where it cannot be told.
+    """
+
+    commit: str
+    commits: tuple[int | None, ...]
+
+
+def look(folder: str | Path, members: Sequence[Member]) -> Repository:
+    """The state now. What `report` writes itself does not count as a change."""
+    folder = Path(folder)
+    head = _git(folder, "rev-parse", "--short=12", "HEAD")
+    if head is None or not re.fullmatch(r"[0-9a-f]{12,40}", head.strip()):
+        return Repository("", (None,) * len(members))
+    inside = (_git(folder, "rev-parse", "--show-prefix") or "").strip()
+    own = [f":(top,exclude){inside}{name}" for name in (GENERATED, "report.pdf", "report.zip")]
+    changed = _git(folder, "status", "--porcelain", "--", ":(top)", *own)
+    mark = "+" if changed is None or changed.strip() else ""
+    return Repository(head.strip() + mark, _commits(folder, members))
+
+
+def has(folder: str | Path, commit: str) -> bool | None:
+    """Whether the repository holds a commit; None outside of Git."""
+    if _git(Path(folder), "rev-parse", "HEAD") is None:
+        return None
+    return _git(Path(folder), "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def _commits(folder: Path, members: Sequence[Member]) -> tuple[int | None, ...]:
+    """None for all, if no commit is any member's: the addresses do not fit then."""
+    listed = _git(
+        folder, "shortlog", "-sne", "--group=author", "--group=trailer:co-authored-by", "HEAD"
+    )
+    found: dict[str, int] = {}
+    for line in (listed or "").splitlines():
+        match = re.fullmatch(r"\s*(\d+)\t.*<([^<>]*)>", line)
+        if match:
+            address = match[2].casefold()
+            found[address] = found.get(address, 0) + int(match[1])
+    counts = [sum(found.get(one, 0) for one in set(member.git)) for member in members]
+    return tuple(counts) if any(counts) else (None,) * len(members)
+
+
+def _git(folder: Path, *words: str) -> str | None:
+    """What a Git command prints, None if it fails or Git is missing."""
+    try:
+        done = subprocess.run(
+            ["git", *_QUIET, *words],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,95 @@
+"""`team`: a repository that builds at once, with the team's own names, and a first commit."""
+
+import subprocess
+
+import pytest
+
+from kdlib import __main__ as cli
+from kdlib import models, recipes, training
+from kdlib.homework import course, starting, team
+
+PEOPLE = ["Анна Иванова <anna@example.org>", "Bo O'Neil <bo@example.org>"]
+
+
+@pytest.fixture(autouse=True)
+def author(monkeypatch):
+    """Git knows who commits, whatever the machine."""
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "A")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@example.org")
+
+
+def test_a_repository_with_a_first_commit_builds_at_once(tmp_path, capsys):
+    folder = tmp_path / "our team"
+    assert cli.main(["team", str(folder), "--name", "Три ученика", "--language", "ru"]) == 0
+    assert "a finished small paper" in capsys.readouterr().out
+    log = subprocess.run(
+        ["git", "log", "--format=%s"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert log.stdout == "The kit starts us off\n"
+    status = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert not status.stdout
+    text = (folder / "README.md").read_text("utf-8")
+    assert text.startswith("# Три ученика") and "{" not in text
+    assert "Методы сжатия нейронных сетей" in text
+    assert cli.main(["report", str(folder)]) == 0
+    assert (folder / "report.pdf").stat().st_size > 10_000
+
+
+def test_the_members_stand_in_its_file_and_have_done_nothing_yet(tmp_path, capsys):
+    folder = tmp_path / "two"
+    words = [word for person in PEOPLE for word in ("--member", person)]
+    assert cli.main(["team", str(folder), *words]) == 0
+    found = team.load(folder / team.FILE)
+    assert [member.name.en for member in found.members] == ["Анна Иванова", "Bo O'Neil"]
+    assert [list(member.git) for member in found.members] == [
+        ["anna@example.org"],
+        ["bo@example.org"],
+    ]
+    assert found.experiments, "the rest of the file stays"
+    assert cli.main(["report", str(folder), "--check"]) == 1
+    assert "Анна Иванова" in capsys.readouterr().out, "a member without items is told"
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"members": ["Anna"]}, 'members must be given as "Name <address>"'),
+        ({"members": [f"P{n} <p{n}@x.org>" for n in range(5)]}, "4 at most, got 5"),
+        ({"name": 'a"b'}, "name must be a line"),
+        ({"name": "  "}, "name must be a line"),
+        ({"language": "de"}, "language must be one of en, ru"),
+    ],
+)
+def test_what_does_not_fit_is_told_and_nothing_written(change, message, tmp_path):
+    settings = {"name": "T", "language": "en"} | change
+    with pytest.raises(ValueError, match=message):
+        starting.create(tmp_path / "new", course.load(), **settings)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    assert cli.main(["team", str(tmp_path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_without_git_the_files_are_there_and_the_advice(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["team", str(tmp_path / "new")]) == 1
+    assert "no first commit: git does not run" in capsys.readouterr().out
+    assert (tmp_path / "new" / "networks.py").is_file()
+
+
+def test_the_networks_of_the_starter_can_be_repeated(tmp_path, monkeypatch):
+    starting.create(tmp_path / "new", course.load(), name="T", language="en")
+    monkeypatch.chdir(tmp_path / "new")
+    monkeypatch.syspath_prepend(str(tmp_path / "new"))
+    import networks
+
+    network = training.build(networks.Small, 0)
+    again = recipes.make(recipes.recipe_of(network), own_code=True)
+    assert type(again) is networks.Small and isinstance(models.ConvNet((4,)), models.ConvNet)
