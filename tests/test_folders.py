@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import time
 import warnings
 from functools import partial
@@ -516,6 +517,9 @@ def test_a_bar_shows_while_images_are_decoded(monkeypatch, capsys):
     load()
     assert capsys.readouterr().err == ""
     monkeypatch.delenv("KDLIB_PROGRESS")
+    load(size=5)
+    assert capsys.readouterr().err == "", "not in a file, nor in a notebook's outputs"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load(size=4)
     assert "decoding images" in capsys.readouterr().err
     load(size=4)
