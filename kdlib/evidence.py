@@ -311,8 +311,8 @@ def states(
     A number outside the range, NaN or infinity is told in one line; nothing is raised, so that a
     notebook with other settings runs on. Strict tests fail where such a line appears.
 
-    The range is what a reader takes the sentence to mean, and has room for another processor: half
-    the width of the interval, or more, on either side of the measured number. A sentence that
+    The range is what a reader takes the sentence to mean, and has room for another processor: the
+    width of the interval, or nearly, on either side of the measured number. A sentence that
     allows no such range is to be rewritten, not the range widened until it says nothing.
 
     Args:

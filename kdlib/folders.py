@@ -273,7 +273,9 @@ def _decoded(
     # Threads: Pillow decodes and resizes without Python's lock.
     with (
         ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool,
-        tqdm(total=len(entries), desc="decoding images", leave=False, disable=hidden or None) as bar,
+        tqdm(
+            total=len(entries), desc="decoding images", leave=False, disable=hidden or None
+        ) as bar,
     ):
         for result in pool.map(one, range(len(entries))):
             results.append(result)

@@ -147,9 +147,11 @@ class Runs(Sequence[Run]):
             if other is None and by_seed[run.seed] is not run:
                 other = by_seed[run.seed]
             if other is not None:
+                files = " or ".join(sorted((run.filename, other.filename)))
                 raise ValueError(
-                    f"method {method!r} mixes runs: {_difference(run, other)}. Give each setting "
-                    "a method or an experiment of its own"
+                    f"method {method!r} mixes runs: {_difference(run, other)}. If you changed it, "
+                    f"delete the old records ({files}); else give each setting a method or an "
+                    "experiment of its own"
                 )
         return by_seed
 

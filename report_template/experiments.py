@@ -1,7 +1,8 @@
 """Make every run of the example: `python experiments.py`, about a minute on two idle cores.
 
 Each run becomes a small JSON file in runs/, from which `python -m kdlib report` takes all numbers.
-Called again, it makes only what is missing.
+Called again on the same machine, it trains the teacher anew and makes only what is missing. After a
+change, or on another machine, delete runs/ first: other runs of one name do not mix.
 """
 
 from functools import partial

@@ -27,6 +27,18 @@ def pytest_report_header():
     return NO_ANSWERS or None
 
 
+@pytest.fixture(autouse=True)
+def own_variables():
+    """A test that leaves a variable of the kit behind would change every notebook after it."""
+
+    def seen():
+        return {name: value for name, value in os.environ.items() if name.startswith("KDLIB_")}
+
+    before = seen()
+    yield
+    assert seen() == before, "this test left a variable of the kit behind"
+
+
 @pytest.fixture(scope="session")
 def root(pytestconfig):
     """The folder of the project (a pathlib.Path)."""

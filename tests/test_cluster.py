@@ -192,7 +192,8 @@ def test_workers_without_the_kit_say_so(dask):
 # Processes: theirs, shared, lost
 
 
-def test_a_process_is_left_as_it_was():
+def test_a_process_is_left_as_it_was(monkeypatch):
+    monkeypatch.setenv("KDLIB_PROGRESS", "1")  # restored, whatever a worker sets
     function, item, check = map(
         cloudpickle.dumps, (lambda item: torch.get_num_threads(), None, bool)
     )

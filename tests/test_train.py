@@ -52,13 +52,19 @@ def test_records_of_a_comparison_repeat(here, capsys):
     said = capsys.readouterr().out
     assert "teacher mlp-m: " in said and "difference to alone" in said and "records: runs" in said
     found = by_method("runs")
-    assert set(found) == {"alone", "kd"} and set(found["kd"]) == {0, 1}
-    assert found["kd"][0].config["temperature"] == 2
-    assert set(found["kd"][0].metrics) >= {"validation accuracy", "validation loss"}
-    assert not any("test" in name for name in found["kd"][0].metrics), "the test split stays unread"
+    chosen = found["kd, temperature=2"]
+    assert set(found) == {"alone", "kd, temperature=2"} and set(chosen) == {0, 1}
+    assert chosen[0].config["temperature"] == 2
+    assert set(chosen[0].metrics) >= {"validation accuracy", "validation loss"}
+    assert not any("test" in name for name in chosen[0].metrics), "the test split stays unread"
     (path,) = (here / "runs").rglob("kd-*seed1*.json")
     again = repeat(path)
     assert again.verdict == "repeats" and not again.notes, again
+    # Another setting stands beside it; what has no label needs an experiment of its own.
+    assert run(*SMALL, *QUICK, "--set", "temperature=8") == 0
+    assert {"kd, temperature=2", "kd, temperature=8"} < set(by_method("runs"))
+    assert run(*SMALL, *QUICK, "--experiment", "slower", "--lr", "1e-3") == 0
+    assert set(records.load("runs/slower").methods) == {"alone", "kd"}
 
 
 def test_cifar_by_name_trains_and_repeats(cifar, here, capsys, monkeypatch):  # noqa: F811
@@ -150,7 +156,7 @@ def test_the_test_split_and_the_export_come_when_asked(here, capsys):
         ([*SMALL, "--method", "hnit"], "hint"),
         ([*SMALL, "--set", "temperature"], "--set must be OPTION=VALUE"),
         ([*SMALL, "--set", "crd.weight=1"], "--set must name a method that is trained, got crd"),
-        ([*SMALL, "--set", "tmperature=3"], "'kd': .*tmperature.*temperature"),
+        ([*SMALL, "--set", "tmperature=3"], "'kd, tmperature=3': .*no option 'tmperature'"),
         ([*SMALL, "--preset", "fast"], "--preset must be one of quick, published"),
         ([*SMALL, "--teacher-weights", "no.pt"], "no.pt"),
         ([*SMALL, "--fresh-teachers", "--teacher", "mlp-s"], "--fresh-teachers must go with one"),

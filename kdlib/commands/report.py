@@ -110,6 +110,11 @@ def _make(found: Report, latex: bool) -> int:
             f"{path}: {main_file.name}, {built.pages} pages, the text ends on page {built.body} of "
             f"at most {found.course.rules.pages}"
         )
+    else:
+        print(
+            f"{building.PDF} was not written"
+            + ("; the one that is there is older" if (found.folder / building.PDF).exists() else "")
+        )
     return _say(found, wrong, latex)
 
 

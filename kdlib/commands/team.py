@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 HELP = "make a team's repository for the homework: experiments, records, report, first commit"
@@ -35,9 +37,10 @@ def main(arguments: argparse.Namespace) -> int:
         language=arguments.language,
     )
     print(f"{folder}: {len(made.files)} files, a finished small paper to make your own")
-    print(f"  cd {folder}")
-    print("  python -m kdlib report      builds report.pdf from the records in runs/")
-    print("  python experiments.py       runs what is not on record")
+    python = shlex.quote(sys.executable)
+    print(f"  cd {shlex.quote(str(folder))}")
+    print(f"  {python} -m kdlib report   # builds report.pdf from the records in runs/")
+    print(f"  {python} experiments.py    # runs what is not on record")
     print("README.md says how to begin")
     if made.problem:
         print(f"no first commit: {made.problem}")

@@ -74,6 +74,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--compile", action="store_true", help="torch.compile, for methods on logits")
     add("--seeds", type=int, default=5, metavar="N", help="default: 5, the least for a claim")
     add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
+    add("--experiment", metavar="NAME",
+        help="under which the runs are compared; default: the names of data and networks. Give "
+             "one to each setting that is none of --set, e.g. to other --epochs",
+    )  # fmt: skip
     add("--resume", action="store_true",
         help="go on: take finished runs from the folder, interrupted ones from their checkpoints",
     )  # fmt: skip
@@ -157,6 +161,10 @@ class Plan:
             raise ValueError("--teacher-weights must not be given more often than --teacher")
         if arguments.fresh_teachers and (len(self.teachers) != 1 or arguments.teacher_weights):
             raise ValueError("--fresh-teachers must go with one --teacher without weights")
+        if arguments.experiment is not None:
+            self.experiment = check_experiment(arguments.experiment)
+            self.folder = arguments.out / self.experiment
+            return
         teachers = " and ".join(map(_short, arguments.teacher)) or "no teacher"
         self.experiment = check_experiment(
             f"{_short(self.data.name)}, {teachers} to {_short(arguments.student)}"[:80].strip()
@@ -208,7 +216,10 @@ class Plan:
                     own.setdefault(part, {})[key] = value
                 elif part in ("", *parts):
                     own[key] = value
-            found[name] = own
+            chosen = {f"{part}.{key}" if part else key: value for part, key, value in options
+                      if part in ("", *parts)}  # fmt: skip
+            label = ", ".join([name, *(f"{key}={value}" for key, value in chosen.items())])
+            found[label] = own
         unknown = {part for part, *_ in options} - {"", *(p for n in names for p in parts_of(n))}
         if unknown:
             raise ValueError(f"--set must name a method that is trained, got {', '.join(unknown)}")

@@ -15,7 +15,12 @@ from kdlib.homework.course import Course
 from kdlib.homework.entries import LANGUAGES
 
 STARTER = Path(__file__).with_name("starter")
-PLACES = {"README.md": "README.md", "networks.py": "networks.py", "gitignore": ".gitignore"}
+PLACES = {
+    "README.md": "README.md",
+    "networks.py": "networks.py",
+    "gitignore": ".gitignore",
+    "gitattributes": ".gitattributes",
+}
 
 MEMBER = """\
 [[members]]
