@@ -93,3 +93,64 @@ def test_the_networks_of_the_starter_can_be_repeated(tmp_path, monkeypatch):
     network = training.build(networks.Small, 0)
     again = recipes.make(recipes.recipe_of(network), own_code=True)
     assert type(again) is networks.Small and isinstance(models.ConvNet((4,)), models.ConvNet)
+
+
+# What a team meets in its first days
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "team"
+    starting.create(folder, course.load(), name="T", language="en")
+    assert cli.main(["report", str(folder)]) == 0
+    return folder
+
+
+def git(folder, *words):
+    subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+
+
+def test_photos_that_git_ignores_do_not_stop_the_report(repository, capsys):
+    (repository / "photos").mkdir()
+    for number in range(1100):
+        (repository / "photos" / f"{number}.png").write_bytes(b"x")
+    assert cli.main(["report", str(repository)]) == 2
+    said = capsys.readouterr().err
+    assert "at most 1000 files" in said and "photos" in said and "let Git ignore" in said
+    with (repository / ".gitignore").open("a") as file:
+        file.write("/photos/\n")
+    assert cli.main(["report", str(repository)]) == 0
+
+
+def test_a_clone_without_history_or_with_other_line_ends_is_not_accused(
+    repository, tmp_path, capsys
+):
+    git(repository, "add", "-A")
+    git(repository, "commit", "-m", "the report")
+    assert cli.main(["report", str(repository), "--check"]) == 0
+    for name, options in {
+        "shallow": ["--depth", "1"],
+        "windows": ["-c", "core.autocrlf=true"],
+    }.items():
+        git(tmp_path, "clone", "-q", *options, repository.as_uri(), name)
+        capsys.readouterr()
+        assert cli.main(["report", str(tmp_path / name), "--check"]) == 0, capsys.readouterr().out
+
+
+def test_another_set_of_records_is_told_in_one_line(repository, capsys):
+    path = next((repository / "runs" / "comparison").glob("kd-*.json"))
+    path.unlink()
+    capsys.readouterr()
+    assert cli.main(["report", str(repository), "--check"]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if "results.json" in line]
+    assert lines[0].startswith("generated/results.json was made from other records")
+    assert len(lines) == 1, lines
+
+
+def test_a_report_in_latex_alone_is_read(repository, capsys):
+    for path in repository.glob("report*.typ"):
+        path.unlink()
+    capsys.readouterr()
+    cli.main(["report", str(repository), "--check"])
+    said = capsys.readouterr().out
+    assert "report.typ" not in said and "Errno" not in said, said

@@ -60,6 +60,7 @@ def _check(found: Report, latex: bool) -> int:
     from kdlib.homework import building, report
 
     wrong = report.findings(found, latex=latex)
+    latex = latex or not any(found.folder.glob("report*.typ"))
     if latex and building.missing_tex():
         print("the pages are not counted: LaTeX is not installed")
     else:

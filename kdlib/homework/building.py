@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdlib.homework import repository
+
 PDF, ZIP = "report.pdf", "report.zip"
 KINDS = {
     ".typ", ".tex", ".sty", ".cls", ".bib", ".bst", ".csl", ".toml", ".json", ".csv", ".txt", ".md",
@@ -48,27 +50,32 @@ class Built(NamedTuple):
 
 
 def package(folder: str | Path) -> dict[str, bytes]:
-    """{name: content} of the files that an engine needs: no records, hidden files or links.
+    """{name: content} of the files that an engine may need.
+
+    Left out are records, hidden files, links, and what Git is told to ignore, except `generated/`.
 
     Raises:
         ValueError: more than 1000 files or 50 MB.
     """
     folder = Path(folder)
     found: dict[str, bytes] = {}
-    size = 0
+    size, away = 0, repository.ignored(folder)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in name.parts) or name.parts[0] in LEFT_OUT
         linked = any((folder / part).is_symlink() for part in [name, *name.parents])
         if hidden or linked or path.suffix.lower() not in KINDS or not path.is_file():
             continue
-        if name.as_posix() == PDF:
+        above = [f"{part.as_posix()}/" for part in name.parents]
+        passed_over = name.parts[0] != repository.GENERATED and away & {name.as_posix(), *above}
+        if name.as_posix() == PDF or passed_over:
             continue
         size += path.stat().st_size
         if size > MOST_BYTES or len(found) >= MOST_FILES:
             raise ValueError(
                 f"{folder} must hold at most {MOST_FILES} files and {MOST_BYTES // 10**6} MB "
-                "beside its records: move what the report does not show elsewhere"
+                f"beside its records, got more up to {name}: let Git ignore what the report does "
+                "not show, for example photos or an environment"
             )
         found[name.as_posix()] = path.read_bytes()
     return found

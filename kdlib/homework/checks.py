@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,13 @@ def of_text(
 def nearest(name: str, known: Collection[str]) -> str:
     """The names most like one that is wrong, for the end of a message."""
     found = difflib.get_close_matches(name, list(known), 3, cutoff=0.3)
-    return f"nearest are {', '.join(found)}" if found else f"known are {', '.join(known) or 'none'}"
+    return f"nearest are {', '.join(found)}" if found else f"known are {_some(known)}"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first eight names."""
+    listed = list(names)
+    return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if listed[8:] else "") or "none"
 
 
 def _sections(found: Source) -> Iterator[str]:
@@ -174,6 +180,7 @@ def _differences(stored: Any, expected: dict[str, Any]) -> Iterator[str]:
         return
     if stored.get("digest") != expected["digest"]:
         yield f"{generated.JSON} was made from other records than those in runs/: {AGAIN}"
+        return  # the numbers differ for this reason
     numbers = stored.get("results")
     numbers = numbers if isinstance(numbers, dict) else {}
     for key, value in expected["results"].items():
@@ -200,15 +207,24 @@ def _figures(folder: Path, results: Results, figures: dict[str, str]) -> Iterato
             yield f"{generated.JSON}: figures are not those of the records ({name}): {AGAIN}"
         elif not path.is_file():
             yield f"generated/figures/{name} is missing: {AGAIN}"
-        elif generated.sha256(_content(path)) != figures[name]:
+        elif generated.sha256(_figure(path)) != figures[name]:
             yield f"generated/figures/{name} was edited: {AGAIN}"
+
+
+def _figure(path: Path) -> bytes:
+    """A figure as it was written, also where Git changed the ends of its lines."""
+    content = _content(path)
+    return content.replace(b"\r\n", b"\n") if path.suffix == ".svg" else content
 
 
 def _history(folder: str | Path, state: Repository, found: Team) -> Iterator[str]:
     """The commit exists, and nobody has more commits than Git counts."""
     commit = state.commit.rstrip("+")
-    if commit and repository.has(folder, commit) is False:
+    known = repository.has(folder, commit) if commit else True
+    if known is False:
         yield f"{generated.JSON} names the commit {commit}, which this repository lacks: {AGAIN}"
+    if known is None:
+        return  # a clone without history counts nothing
     now = repository.look(folder, found.members)
     for member, said, counted in zip(found.members, state.commits, now.commits):
         if now.commit and said is not None and said > (counted or 0):

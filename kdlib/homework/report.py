@@ -73,12 +73,14 @@ class Report:
     results: Results
 
     def main(self, *, latex: bool = False) -> Path:
-        """The file that the engine starts with.
+        """The file that the engine starts with; report.tex also where it stands alone.
 
         Raises:
             FileNotFoundError: there is none.
         """
         found = sources.main_file(self.folder, self.results.language, latex=latex)
+        if found is None and not latex:
+            found = sources.main_file(self.folder, self.results.language, latex=True)
         if found is None:
             name = sources.LATEX if latex else sources.TYPST
             raise FileNotFoundError(2, "take it from the template", str(self.folder / name))
@@ -181,6 +183,6 @@ def build(report: Report, *, latex: bool = False) -> Built:
         ModuleNotFoundError: the `typst` wheel is missing.
         ValueError: the folder is too large.
     """
-    main = report.main(latex=latex).name
-    engine = building.latex if latex else building.typst
-    return engine(building.package(report.folder), main)
+    main = report.main(latex=latex)
+    engine = building.latex if main.suffix == ".tex" else building.typst
+    return engine(building.package(report.folder), main.name)

@@ -41,10 +41,17 @@ def look(folder: str | Path, members: Sequence[Member]) -> Repository:
 
 
 def has(folder: str | Path, commit: str) -> bool | None:
-    """Whether the repository holds a commit; None outside of Git."""
-    if _git(Path(folder), "rev-parse", "HEAD") is None:
+    """Whether the repository holds a commit; None outside of Git and in a clone without history."""
+    shallow = _git(Path(folder), "rev-parse", "--is-shallow-repository")
+    if shallow is None or shallow.strip() == "true":
         return None
     return _git(Path(folder), "cat-file", "-e", f"{commit}^{{commit}}") is not None
+
+
+def ignored(folder: str | Path) -> frozenset[str]:
+    """Files and folders (with "/" behind them) below `folder` that Git is told to ignore."""
+    words = ("ls-files", "--others", "--ignored", "--exclude-standard", "--directory", "-z")
+    return frozenset((_git(Path(folder), *words) or "").split("\0")) - {""}
 
 
 def _commits(folder: Path, members: Sequence[Member]) -> tuple[int | None, ...]:
