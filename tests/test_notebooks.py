@@ -24,7 +24,7 @@ PATHS = notebooks.find((), ROOT / "notebooks")
 PRINTING = {"print", "claim", "check", "display", "show"}  # calls that always leave an output
 MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|Users|tmp|private|opt|usr|mnt|var)/|\b[A-Z]:\\\\?\w"
-    r"|site-packages|ipykernel_\d"
+    r"|site-packages|ipykernel_\d|/\S*bin/python"
 )
 LINK = re.compile(r"\[[^\]]*\]\(\s*<?([^)>\s]+)>?[^)]*\)")
 
