@@ -122,8 +122,6 @@ def main(arguments: argparse.Namespace) -> int:
         warnings.simplefilter("always")
         try:
             runs = plan.run(say)
-        except TypeError as error:  # an option that a method does not have
-            raise ValueError(str(error)) from error
         except (RuntimeError, FloatingPointError) as error:  # a teacher, or every run
             say(f"error: {error}")
             return 1
@@ -141,7 +139,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 class Plan:
-    """What the arguments ask for; everything is built here, so that a typo costs no time."""
+    """What the arguments ask for, checked before anything is trained."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         import torch
@@ -235,6 +233,7 @@ class Plan:
         if given.test:
             splits["test"] = self.data.test
         compiled: dict[str, Any] = {"compile": True} if given.compile else {}
+        self._rehearse(compiled)
         return compare(
             self.methods,
             student=self.student,
@@ -250,6 +249,19 @@ class Plan:
             **self.recipe,
             **compiled,
         )
+
+    def _rehearse(self, compiled: dict[str, Any]) -> None:
+        """Check every method with untrained networks, before a teacher is trained for a day."""
+        from kdlib import training
+
+        for label, own in self.methods.items():
+            lesson = {"teacher": training.build(self.teachers[0], 0)} if own else {}
+            settings = self.recipe | compiled | own | lesson
+            try:
+                student = training.build(self.student, 0)
+                training.fit(student, self.data.train, stop_after=0, progress=False, **settings)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{label!r}: {error}") from error
 
     def _teacher(self, say: Callable[..., None]) -> Any:
         from kdlib import models, training, weights
