@@ -550,18 +550,34 @@ def _stratified(labels: np.ndarray, counts: Callable[[int], Sequence[int]]) -> l
 
 
 @recipes.traced
-def two_digits(split: Split, count: int, *, seed: int) -> Split:
+def two_digits(split: Split, count: int, *, seed: int, shift: int | None = None) -> Split:
     """`count` >= 1 composites of two random digits side by side: [count, 1, 14, 28], 100 classes.
 
     Each digit of `split` (a Split or a pair) is averaged down to half its side and brightened by
     1.3; the class is the two-digit number. Ten classes carry too little "dark knowledge" for some
     questions, a hundred do.
+
+    shift: makes the images square, [count, 1, 28, 28], for networks on patches; each digit then
+        stands up to `shift` pixels, 0 to 7, above or below the middle.
     """
     images, labels = Split.of(split)
     inputs.images("split.images", images, channels=(1,), unit=True)
     inputs.classes("split.labels", labels, 10, ndim=1)
     count = inputs.whole("count", count)
     digits = F.avg_pool2d(images, 2).mul(1.3).clamp_(0, 1)
-    left, right = torch.randint(0, len(digits), (2, count), generator=generator(seed))
-    left, right = left.to(digits.device), right.to(digits.device)
-    return Split(torch.cat([digits[left], digits[right]], dim=3), 10 * labels[left] + labels[right])
+    random = generator(seed)
+    left, right = torch.randint(0, len(digits), (2, count), generator=random).to(digits.device)
+    halves = digits[left], digits[right]
+    if shift is not None:
+        high = inputs.whole("shift", shift, low=0, high=7)
+        drops = torch.randint(-high, high + 1, (2, count), generator=random).to(digits.device)
+        halves = _lowered(halves[0], drops[0]), _lowered(halves[1], drops[1])
+    return Split(torch.cat(halves, dim=3), 10 * labels[left] + labels[right])
+
+
+def _lowered(digits: Tensor, drop: Tensor) -> Tensor:
+    """Half-size digits [n, 1, 14, 14] on [n, 1, 28, 14], `drop` [n] pixels below the middle."""
+    rows = torch.arange(28, device=digits.device) - 7 - drop[:, None]  # of the digit, [n, 28]
+    inside = (rows >= 0) & (rows < 14)
+    picked = rows.clamp(0, 13)[:, None, :, None].expand(-1, 1, -1, 14)
+    return digits.gather(2, picked) * inside[:, None, :, None]

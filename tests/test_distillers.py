@@ -87,7 +87,7 @@ def test_method(method, network, images, teacher):
     """Finite terms, gradients for the student and the distiller, none for the teacher."""
     torch.manual_seed(0)
     student = STUDENTS[network]()
-    if network == "MLP" and method in ("at", "nst", "vid"):
+    if network == "MLP" and method in ("at", "nst", "vid", "ofa", "branches"):
         with pytest.raises(ValueError, match="stages must be maps"):
             create(method, setup_of(student, teacher, images))
         return
@@ -431,7 +431,12 @@ ERRORS = [
         "student has 3 (blocks.0, blocks.1, blocks.2) "
         "and the teacher 2 (blocks.0, blocks.1): choose equally many",
     ),
-    ("nst", {"stage": "pool"}, ValueError, "stages must be maps (C, H, W), but the student has"),
+    (
+        "nst",
+        {"stage": "pool"},
+        ValueError,
+        "stages must be maps (C, H, W) or tokens (N, D) of a square grid, but the student has",
+    ),
     ("crd", {"stage": (0, 1)}, ValueError, "stage must be one stage, got blocks.0, blocks.1"),
     ("crd", {"bank": False, "num_negatives": 5}, ValueError, "belong to the bank"),
     ("crd", {"num_negatives": 0}, ValueError, "num_negatives must be a whole number of at least 1"),

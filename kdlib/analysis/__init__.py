@@ -3,7 +3,8 @@
 - `attention`: do both look at the same place? `grad_cam`, `cam_similarity`, `closer_share`
 - `attacks`: are both fooled by the same images? `fgsm`, `fooling_rate`, `successful_attacks`
 - `agreement`: do both answer alike? `predictions`, `agreement`, `prediction_entropy`, `consensus`
-- `cka`: are their features alike? `linear_cka`, `minibatch_cka`, `cka_heatmap`
+- `cka`: are their features alike? `linear_cka`, `minibatch_cka`, `cka_heatmap`,
+  `network_cka`
 - `boundaries`: do their borders between classes run alike? `plane_points`, `random_planes`,
   `map_overlap`, `boundary_overlap`
 - `calibration`: is a network as sure as it is right? `expected_calibration_error`
@@ -25,7 +26,7 @@ from kdlib.analysis.boundaries import (
     random_planes,
 )
 from kdlib.analysis.calibration import expected_calibration_error
-from kdlib.analysis.cka import cka_heatmap, linear_cka, minibatch_cka
+from kdlib.analysis.cka import cka_heatmap, linear_cka, minibatch_cka, network_cka
 
 __all__ = [
     "Attack",
@@ -43,6 +44,7 @@ __all__ = [
     "linear_cka",
     "map_overlap",
     "minibatch_cka",
+    "network_cka",
     "plane_points",
     "prediction_entropy",
     "predictions",

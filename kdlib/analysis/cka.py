@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlib import inputs
+from kdlib.stages import Tap, evaluating, stage_names
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
@@ -85,6 +87,46 @@ def cka_heatmap(batches: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) ->
             "more samples in a batch"
         )
     return xy / (xx.sqrt()[:, None] * yy.sqrt()[None])
+
+
+@torch.no_grad()
+def network_cka(
+    first: nn.Module,
+    second: nn.Module,
+    images: Tensor,
+    stages: Sequence[str | int] | None = None,
+    *,
+    batch_size: int = 250,
+) -> Tensor:
+    """`cka_heatmap` of two networks on the same images [n, ...].
+
+    Args:
+        stages: names or indices that both networks know; default: all that each declares.
+        batch_size: at least 4; the last batch is left out if it is smaller.
+
+    Returns:
+        float64 [stages of the first, stages of the second].
+
+    Raises:
+        ValueError: fewer images than a batch, unknown stages; further errors as in `cka_heatmap`.
+    """
+    batch_size = inputs.whole("batch_size", batch_size, low=4, high=len(images))
+    with ExitStack() as stack:
+        taps = []
+        for network in (first, second):
+            stack.enter_context(evaluating(network))
+            known = stage_names(network) if stages is None else stages
+            taps.append(stack.enter_context(Tap(network, known)))
+
+        def features(tap: Tap, batch: Tensor) -> list[Tensor]:
+            found = tap(batch)[1]
+            return [found[stage] for stage in tap.stages]
+
+        whole = images[: len(images) // batch_size * batch_size]
+        return cka_heatmap(
+            (features(taps[0], batch), features(taps[1], batch))
+            for batch in whole.split(batch_size)
+        )
 
 
 def _centred(name: str, features: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Distillation methods by name, by family: logits, features, contrast.
+"""Distillation methods by name, by family: logits, features, contrast, one-for-all (OFA).
 
 `METHODS` is the one registry. To add a method, write a function below `@register("name")`.
 """
 
-from kdlib.distillers import contrast, features, logits
+from kdlib.distillers import contrast, features, logits, ofa
 from kdlib.distillers.base import (
     METHODS,
     Batch,
@@ -32,6 +32,7 @@ __all__ = [
     "features",
     "logits",
     "needs_teacher",
+    "ofa",
     "options_of",
     "parts_of",
     "register",

@@ -76,8 +76,8 @@ class Pairs:
     ):
         self.maps = maps
         teacher_stage = stage if teacher_stage is None else teacher_stage
-        self.student = self._resolve("student", setup.student, stage)
-        self.teacher = self._resolve("teacher", teacher_shapes(setup), teacher_stage)
+        self.student = stages_of("student", setup.student, stage, maps=maps)
+        self.teacher = stages_of("teacher", teacher_shapes(setup), teacher_stage, maps=maps)
         if len(self.student) != len(self.teacher):
             raise ValueError(
                 f"stages are paired one to one, but the student has {len(self.student)} "
@@ -90,24 +90,6 @@ class Pairs:
             (setup.student[s], teacher_shapes(setup)[t]) for s, t in zip(self.student, self.teacher)
         ]
 
-    def _resolve(self, side: str, shapes: dict[str, Shape], stage: Stages) -> tuple[str, ...]:
-        if not shapes:
-            raise ValueError(
-                f"{side} names no stages: set {side}.stages to names of its modules, and train "
-                "the plain network, not a compiled one"
-            )
-        if stage is None:
-            stage = [name for name, shape in shapes.items() if map_shape(shape)]
-        chosen = [stage] if isinstance(stage, (str, int)) else stage
-        try:
-            names = tuple(resolve_stage(tuple(shapes), name) for name in chosen)
-        except ValueError as error:
-            raise ValueError(f"{side}: {error}") from None
-        if not names or (self.maps and any(map_shape(shapes[name]) is None for name in names)):
-            found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise ValueError(f"stages must be maps (C, H, W), but the {side} has {found}")
-        return names
-
     def __call__(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
         """(student, detached teacher) features of each pair."""
         student = [batch.student.features[stage] for stage in self.student]
@@ -115,6 +97,40 @@ class Pairs:
         if self.maps:
             student, teacher = list(map(as_map, student)), list(map(as_map, teacher))
         return list(zip(student, teacher))
+
+
+def stages_of(
+    side: str, shapes: dict[str, Shape], stage: Stages, *, maps: bool = False
+) -> tuple[str, ...]:
+    """Names of the stages that a method reads of one network, the "student" or the "teacher".
+
+    Args:
+        shapes: of one sample, by stage.
+        stage: names or indices; None for all stages that are maps.
+        maps: only stages with positions will do.
+
+    Raises:
+        ValueError: an unknown stage, no stage, a vector where maps are needed.
+    """
+    if not shapes:
+        raise ValueError(
+            f"{side} names no stages: set {side}.stages to names of its modules, and train "
+            "the plain network, not a compiled one"
+        )
+    if stage is None:
+        stage = [name for name, shape in shapes.items() if map_shape(shape)]
+    chosen = [stage] if isinstance(stage, (str, int)) else stage
+    try:
+        names = tuple(resolve_stage(tuple(shapes), name) for name in chosen)
+    except ValueError as error:
+        raise ValueError(f"{side}: {error}") from None
+    if not names or (maps and any(map_shape(shapes[name]) is None for name in names)):
+        found = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(
+            "stages must be maps (C, H, W) or tokens (N, D) of a square grid, but the "
+            f"{side} has {found}"
+        )
+    return names
 
 
 class Distiller(nn.Module):
@@ -125,7 +141,8 @@ class Distiller(nn.Module):
             memory bank); returns a scalar. None: the method adds no term.
         weight: of the term; 0 leaves it out.
         ce_weight: published weight of the cross-entropy beside it.
-        pairs: the stages that the loss reads.
+        pairs: the stages that the loss reads of both networks.
+        stages: of the student, where the loss reads none of the teacher.
     """
 
     name = ""  # set by `create`
@@ -137,11 +154,12 @@ class Distiller(nn.Module):
         weight: float = 1.0,
         ce_weight: float | None = 1.0,
         pairs: Pairs | None = None,
+        stages: tuple[str, ...] = (),
     ):
         super().__init__()
         self.loss, self.ce_weight = loss, ce_weight
         self.weight = inputs.number("weight", weight, low=0)
-        self.student_stages = pairs.student if pairs else ()
+        self.student_stages = pairs.student if pairs else stages
         self.teacher_stages = pairs.teacher if pairs else ()
 
     def forward(self, batch: Batch) -> Terms:

@@ -25,7 +25,7 @@ from kdlib.evidence import interval
 from kdlib.records import METRIC, Run, Runs
 from kdlib.tables import Table
 
-NAMES = ("tuning_1", "tuning_3", "tuning_4")
+NAMES = ("tuning_1", "tuning_3", "tuning_4", "cross_architecture")
 SEEDS = (50, 51, 52)  # of sweeps; the notebooks' own seeds are others
 FORMAT = 1
 HERE = Path(__file__).resolve().parent
@@ -167,7 +167,11 @@ def _stored(run: Run) -> dict[str, Any]:
     found = {key: getattr(run, key) for key in _KEPT} | {k: getattr(run, k)[:16] for k in _SHORT}
     rounded = {key: round(found[key], 2) for key in ("seconds", "teacher_seconds")}
     metrics = {key: float(f"{value:.8g}") for key, value in run.metrics.items()}
-    return found | rounded | {"metrics": metrics}
+    curve = [  # of runs that were validated after every epoch
+        {key: float(f"{value:.6g}") for key, value in epoch.items() if key.startswith("validation")}
+        for epoch in run.history
+    ]
+    return found | rounded | {"metrics": metrics} | ({"history": curve} if any(curve) else {})
 
 
 def _seconds(runs: Runs) -> float:
