@@ -558,7 +558,7 @@ def two_digits(split: Split, count: int, *, seed: int, shift: int | None = None)
     questions, a hundred do.
 
     shift: makes the images square, [count, 1, 28, 28], for networks on patches; each digit then
-        stands up to `shift` pixels, 0 to 7, above or below the middle.
+        stands up to `shift` pixels, at most a quarter of the side, above or below the middle.
     """
     images, labels = Split.of(split)
     inputs.images("split.images", images, channels=(1,), unit=True)
@@ -569,15 +569,16 @@ def two_digits(split: Split, count: int, *, seed: int, shift: int | None = None)
     left, right = torch.randint(0, len(digits), (2, count), generator=random).to(digits.device)
     halves = digits[left], digits[right]
     if shift is not None:
-        high = inputs.whole("shift", shift, low=0, high=7)
+        high = inputs.whole("shift", shift, low=0, high=digits.shape[2] // 2)
         drops = torch.randint(-high, high + 1, (2, count), generator=random).to(digits.device)
         halves = _lowered(halves[0], drops[0]), _lowered(halves[1], drops[1])
     return Split(torch.cat(halves, dim=3), 10 * labels[left] + labels[right])
 
 
 def _lowered(digits: Tensor, drop: Tensor) -> Tensor:
-    """Half-size digits [n, 1, 14, 14] on [n, 1, 28, 14], `drop` [n] pixels below the middle."""
-    rows = torch.arange(28, device=digits.device) - 7 - drop[:, None]  # of the digit, [n, 28]
-    inside = (rows >= 0) & (rows < 14)
-    picked = rows.clamp(0, 13)[:, None, :, None].expand(-1, 1, -1, 14)
+    """Digits [n, 1, h, w] on canvases [n, 1, 2 h, w], `drop` [n] pixels below the middle."""
+    h, w = digits.shape[2:]
+    rows = torch.arange(2 * h, device=digits.device) - h // 2 - drop[:, None]  # of the digit
+    inside = (rows >= 0) & (rows < h)
+    picked = rows.clamp(0, h - 1)[:, None, :, None].expand(-1, 1, -1, w)
     return digits.gather(2, picked) * inside[:, None, :, None]

@@ -28,11 +28,12 @@ GREEN, ORANGE, RED, PINK, YELLOW = "#009E73", "#E69F00", "#D55E00", "#CC79A7", "
 LOOKS: dict[str, tuple[str, str]] = {
     "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"),
     "ce": (GREY, "o"), "independent": (GREY, "o"), "alone": (GREY, "o"),
+    "scratch": (GREY, "o"), "labels only": (PINK, "D"),
     "label smoothing": (GREY, "v"), "label": (GREY, "s"), "control": (GREY, "D"),
     "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
     "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (SKY, "D"),
-    "hint": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"), "vid": (YELLOW, "D"),
-    "crd": (GREEN, "o"),
+    "hint": (ORANGE, "o"), "fitnet": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"),
+    "vid": (YELLOW, "D"), "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),
 }  # fmt: skip
 STYLE: dict[str, Any] = {
@@ -214,12 +215,18 @@ def heatmap(
     digits: int = 1,
     axes: Axes | None = None,
     title: str = "",
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """A matrix as colours with its numbers written in, and a colour bar named `label`."""
+    """A matrix as colours with its numbers written in, and a colour bar named `label`.
+
+    limits: ends of the colour scale, where several maps share one; then without a bar unless
+        `label` is given.
+    """
     if axes is None:
         _, axes = figure(height=0.9 + 0.45 * len(rows))
-    image = axes.imshow(values, aspect="auto", cmap="cividis")
-    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    low, high = limits or (np.nanmin(values), np.nanmax(values))
+    image = axes.imshow(values, aspect="auto", cmap="cividis", vmin=low, vmax=high)
+    middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(values):
         axes.text(
             column,
@@ -240,8 +247,59 @@ def heatmap(
         title=title,
     )
     axes.grid(False)
-    axes.figure.colorbar(image, ax=axes, label=label)
+    if label or limits is None:
+        axes.figure.colorbar(image, ax=axes, label=label)
     return axes
+
+
+def branches(
+    teacher: Mapping[str, Sequence[int]],
+    student: Mapping[str, Sequence[int]],
+    *,
+    logits: int,
+    titles: tuple[str, str] = ("teacher", "student"),
+) -> Figure:
+    """OFA-KD as a picture: modules of both networks, and the losses between logits.
+
+    Args:
+        teacher, student: {stage: shape of one sample} from shallow to deep.
+        logits: number of classes.
+        titles: of the two networks.
+    """
+    picture, axes = figure(height=4.2)
+    axes.set(xlim=(0, 10), ylim=(0, len(student) + 1.6))
+    axes.axis("off")
+
+    def box(x: float, y: float, text: str, colour: str) -> None:
+        frame = dict(boxstyle="round,pad=0.4", facecolor=colour, edgecolor="none")
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white", bbox=frame)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
+        axes.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=BLACK, **look))
+
+    for x, title, stages in ((1.1, titles[0], teacher), (4.0, titles[1], student)):
+        axes.text(x, len(student) + 1.35, title, ha="center", fontsize=11)
+        for row, (stage, shape) in enumerate(stages.items()):
+            y = len(stages) - row
+            box(x, y + 0.2, f"{stage}\n{' x '.join(map(str, shape))}", BLACK if x < 2 else BLUE)
+            arrow((x, y - 0.12), (x, y - 0.46))
+    top = len(student)
+    for row in range(top):
+        y = top - row + 0.2
+        box(6.4, y, "branch", ORANGE)
+        arrow((4.75, y), (5.85, y))
+        box(8.1, y, f"{logits} logits", SKY)
+        arrow((6.95, y), (7.4, y))
+        axes.text(9.3, y, r"$\mathcal{L}_{OFA}$", ha="center", va="center", fontsize=12, color=RED)
+    for x, colour in ((1.1, BLACK), (4.0, BLUE)):
+        box(x, 0.35, f"{logits} logits", colour)
+    arrow((4.8, 0.35), (8.7, 0.35))
+    axes.text(
+        9.3, 0.35, r"$\mathcal{L}_{OFA}$, CE", ha="center", va="center", fontsize=12, color=RED
+    )
+    text = "The teacher's final logits enter every loss on the right; its stages enter none."
+    axes.text(5.2, -0.35, text, ha="center", fontsize=9)
+    return picture
 
 
 def images(

@@ -16,6 +16,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from kdlib import analysis, data, inputs, stages
 from kdlib.analysis.cka import _hsic
 from kdlib.models import MLP, ConvNet, Mixer, ViT, foreign
+from kdlib.stages import Tap, evaluating
 
 
 @pytest.fixture(autouse=True)
@@ -481,6 +482,23 @@ def test_heatmap_holds_the_pairs():
     assert heatmap[0, 1].item() == pytest.approx(1) and heatmap[1, 0].item() == pytest.approx(1)
 
 
+def test_network_cka_reads_the_stages_of_both():
+    first, second = ConvNet((4, 6)), ViT(8, 3, heads=2)
+    first.train()
+    images = torch.rand(23, 1, 28, 28)
+    found = analysis.network_cka(first, second, images, batch_size=10)
+    assert found.shape == (3, 4) and first.training
+    with evaluating(first), torch.no_grad(), Tap(first, [0]) as a, Tap(second, [-1]) as b:
+        pairs = [(a(x)[1]["blocks.0"], b(x)[1]["pool"]) for x in images[:20].split(10)]
+    assert found[0, 3].item() == pytest.approx(analysis.minibatch_cka(pairs), abs=1e-9)
+    same = analysis.network_cka(first, first, images, [0, 1], batch_size=10)
+    assert same.diagonal().tolist() == pytest.approx([1, 1]) and same[0, 1] < 1
+    with pytest.raises(ValueError, match="unknown stage 5"):
+        analysis.network_cka(first, second, images, [5], batch_size=10)
+    with pytest.raises(ValueError, match="batch_size must be .* at most 23, got 24"):
+        analysis.network_cka(first, second, images, batch_size=24)
+
+
 def test_cka_does_not_overflow():
     x = torch.randn(20, 3).double()
     for scale in (1e-100, 1e100):
@@ -801,6 +819,7 @@ EXEMPT = {
     "closer_share": "two calls of cam_similarity",
     "minibatch_cka.batches": "see test_cka_errors",
     "cka_heatmap.batches": "see test_cka_errors",
+    "network_cka": "see test_network_cka_reads_the_stages_of_both",
     "successful_attacks.options": "those of fgsm",
     "fooling_rate.clean": "those of predictions",
     "fooling_rate.adversarial": "those of predictions",

@@ -429,6 +429,22 @@ def test_two_digits_labels_both_halves(digits):
     assert torch.equal(plain.images, pairs.images) and torch.equal(plain.labels, pairs.labels)
 
 
+def test_shifted_composites_are_square_and_move_each_digit_by_itself(digits):
+    flat = data.two_digits(digits.train, 300, seed=1)
+    tall = data.two_digits(digits.train, 300, seed=1, shift=3)
+    assert tall.images.shape == (300, 1, 28, 28) and torch.equal(tall.labels, flat.labels)
+    middle = data.two_digits(digits.train, 300, seed=1, shift=0)
+    assert torch.equal(middle.images[:, :, 7:21], flat.images)
+    assert middle.images[:, :, :7].sum() == middle.images[:, :, 21:].sum() == 0
+    drops = []
+    for half in (slice(0, 14), slice(14, 28)):
+        rolled = [middle.images[..., half].roll(drop, 2) for drop in range(-3, 4)]
+        same = torch.stack([(tall.images[..., half] == one).all((1, 2, 3)) for one in rolled])
+        assert same.any(0).all(), "each digit is whole, up to three pixels away"
+        drops.append(same.float().argmax(0))
+    assert all(len(drop.unique()) == 7 for drop in drops) and not torch.equal(*drops)
+
+
 # --- domains
 
 DOMAINS = {
@@ -591,8 +607,13 @@ BAD_DATA: bad.Table = {
     ),
     "on_disk": ({"name": "mnist-5k"}, {"name": ("imagenet", None, 3)}),
     "two_digits": (
-        {"split": SPLIT, "count": 2, "seed": 0},
-        {"split": (*SPLITS, (RGB, Y)), "count": bad.SIZES, "seed": bad.SEEDS},
+        {"split": SPLIT, "count": 2, "seed": 0, "shift": 2},
+        {
+            "split": (*SPLITS, (RGB, Y)),
+            "count": bad.SIZES,
+            "seed": bad.SEEDS,
+            "shift": (-1, 3, 1.5, "2"),
+        },
     ),
 }
 EXEMPT_DATA = {

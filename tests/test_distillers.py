@@ -406,7 +406,12 @@ def test_bank_resumes():
 # Bad arguments
 
 ERRORS = [
-    ("kdd", {}, ValueError, "method 'kdd' is unknown: use one of at, cc, ce, crd, dist, dkd, "),
+    (
+        "kdd",
+        {},
+        ValueError,
+        "method 'kdd' is unknown: use one of at, branches, cc, ce, crd, dist, dkd, ",
+    ),
     ("kd+kdd", {}, ValueError, "method 'kdd' is unknown"),
     ("kd+kd", {}, ValueError, "names a part twice"),
     (

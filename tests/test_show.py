@@ -93,3 +93,24 @@ def test_bars_are_quiet_where_they_should_be(capsys, monkeypatch):
     with progress.bar(2, "steps") as ticker:
         ticker.update()
     assert "steps" in capsys.readouterr().err
+
+
+def test_maps_on_one_scale_need_no_bar_each():
+    fig, axes = show.figure(1, 2)
+    common = dict(rows="ab", columns="ab", xlabel="", ylabel="", label="", limits=(0.0, 1.0))
+    for axis, values in zip(axes, (np.eye(2), np.full((2, 2), 0.5))):
+        show.heatmap(values, axes=axis, **common)
+        assert axis.images[0].get_clim() == (0.0, 1.0)
+    assert len(fig.axes) == 2, "no colour bar"
+    show.heatmap(np.eye(2), axes=axes[0], **common | dict(label="CKA"))
+    assert len(fig.axes) == 3
+
+
+def test_branches_shows_every_stage_with_its_shape_and_loss():
+    teacher = {"blocks.0": (16, 64), "blocks.1": (16, 64)}
+    student = {"blocks.0": (4, 14, 14), "blocks.1": (8, 7, 7), "blocks.2": (16, 4, 4)}
+    fig = show.branches(teacher, student, logits=100, titles=("a ViT", "a CNN"))
+    texts = [text.get_text() for text in fig.axes[0].texts]
+    assert {"a ViT", "a CNN", "blocks.2\n16 x 4 x 4", "blocks.1\n16 x 64"} <= set(texts)
+    assert texts.count("branch") == 3 and texts.count("100 logits") == 5
+    assert sum("OFA" in text for text in texts) == 4, "a loss a branch, and one at the end"

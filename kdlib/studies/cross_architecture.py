@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdlib import analysis, data, evidence, training
 from kdlib.data import Split
@@ -37,7 +37,7 @@ SMALL: dict[str, partial[Any]] = {
 }
 STAGES = (0, 1, 2, 3)  # the four that are compared and that get a branch
 COMMON: dict[str, Any] = dict(batch_size=64, weight_decay=0.01)
-TOKENS: dict[str, Any] = dict(COMMON, optimizer="muon")  # AdamW alone leaves a small ViT at a third of its accuracy
+TOKENS: dict[str, Any] = dict(COMMON, optimizer="muon")  # with AdamW alone a ViT learns little
 LESSONS: dict[str, dict[str, Any]] = {
     "CNN": dict(COMMON, epochs=3, lr=6e-3),
     "ViT": dict(TOKENS, epochs=4, lr=3e-3),
@@ -45,7 +45,9 @@ LESSONS: dict[str, dict[str, Any]] = {
 }
 EPOCHS = {"CNN": 6, "ViT": 4, "Mixer": 5}
 LONGER = {"CNN": 14, "ViT": 6, "Mixer": 10}  # KD with the compute of OFA, rounded up
-RATES = {"CNN": (0.005, 0.01, 0.02), "ViT": (0.002, 0.004, 0.008), "Mixer": (0.002, 0.004, 0.008)}
+RATES = {"CNN": (0.01, 0.02, 0.04, 0.08)} | dict.fromkeys(
+    ("ViT", "Mixer"), (0.004, 0.008, 0.016, 0.032)
+)
 TRIES: dict[str, tuple[str, tuple[float, ...], dict[str, Any]]] = {
     "FitNet": ("weight", (0.1, 1.0, 10.0), dict(method="hint", stage=1, normalise=True)),
     "CC": ("weight", (0.02, 0.2, 2.0), dict(method="cc")),
@@ -166,7 +168,8 @@ def weights(**keep: Any) -> Runs:
                 for name in TRIES:
                     methods |= tries(name, student, row + name)
                 common = recipe(student) | dict(method="kd", epochs=LONGER[student])
-                methods |= options(row + "KD, longer", "lr", RATES[student], **common)
+                lr = rate(student)
+                methods |= options(row + "KD, longer", "lr", (lr / 2, lr, 2 * lr), **common)
         experiment = f"weights, {family} teachers"
         found += taught(family, methods, "validation", SEEDS[:1], experiment, **keep)
     return found
@@ -178,17 +181,19 @@ def row(family: str, student: str) -> dict[str, dict[str, Any]]:
     return {f"{family} → {student} | {name}": chosen(name, student) for name in ("scratch", *names)}
 
 
-def likeness(student: nn.Module, teacher: nn.Module, *, images: Tensor) -> dict[str, float]:
-    """CKA of the two networks, the mean over equally deep stages."""
-    found = analysis.network_cka(student, teacher, images, STAGES)
-    return {"cka": found.diagonal().mean().item()}
+def beside(student: nn.Module, teacher: nn.Module | None, *, trial: Split) -> dict[str, float]:
+    """CKA of student and teacher, the mean over equally deep stages, and the teacher's accuracy."""
+    assert teacher is not None
+    found = analysis.network_cka(student, teacher, trial.images, STAGES)
+    accuracy = training.evaluate(teacher, trial)["accuracy"]
+    return {"cka": found.diagonal().mean().item(), "teacher's validation accuracy": accuracy}
 
 
 def table(**keep: Any) -> Runs:
     """What does each method gain for each pair of teacher and student?"""
     alone = {f"{s} | labels only": chosen("labels only", s) for s in FAMILIES}
     found = taught(None, alone, "test", evidence.seeds(5), "table, no teacher", **keep)
-    measure = partial(likeness, images=composites("validation").images[:1000])
+    measure = partial(beside, trial=composites("validation").take(slice(0, 1000)))
     for family in FAMILIES:
         methods = {label: own for s in FAMILIES for label, own in row(family, s).items()}
         experiment = f"table, {family} teachers"
