@@ -280,7 +280,7 @@ def branches(
     for x, title, stages in ((1.1, titles[0], teacher), (4.0, titles[1], student)):
         axes.text(x, len(student) + 1.35, title, ha="center", fontsize=11)
         for row, (stage, shape) in enumerate(stages.items()):
-            y = len(stages) - row
+            y = float(len(stages) - row)
             box(x, y + 0.2, f"{stage}\n{' x '.join(map(str, shape))}", BLACK if x < 2 else BLUE)
             arrow((x, y - 0.12), (x, y - 0.46))
     top = len(student)
