@@ -8,16 +8,20 @@
   network must offer for it
 - `divergences`: `divergence` of two next-token distributions; `linear_divergence` for large
   vocabularies
+- `objectives`: SFT, a divergence at given prefixes (KD, GKD), MiniLLM
+- `training`: where batches come from, and `fit`
+- `hf`: models and tokenizers of Hugging Face in the same places (import it by itself)
 - `metrics`: Rouge-L, validity, calibration, exposure bias, divergences of whole answers
 """
 
-from kdlib.language import corpus, metrics, tokenizers
+from kdlib.language import corpus, metrics, objectives, tokenizers
 from kdlib.language.divergences import divergence, linear_divergence
 from kdlib.language.gpt import GPT, Cache
 from kdlib.language.judging import Verdict, judge
 from kdlib.language.pairs import Example, load_pairs
 from kdlib.language.sampling import Generated, LanguageModel, distribution, generate, mixture
 from kdlib.language.tokenizers import Characters, Words
+from kdlib.language.training import fit, fresh, trained
 
 __all__ = [
     "Cache",
@@ -31,11 +35,15 @@ __all__ = [
     "corpus",
     "distribution",
     "divergence",
+    "fit",
+    "fresh",
     "generate",
     "judge",
     "linear_divergence",
     "load_pairs",
     "metrics",
     "mixture",
+    "objectives",
     "tokenizers",
+    "trained",
 ]
