@@ -28,10 +28,10 @@ GREEN, ORANGE, RED, PINK, YELLOW = "#009E73", "#E69F00", "#D55E00", "#CC79A7", "
 LOOKS: dict[str, tuple[str, str]] = {
     "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"),
     "ce": (GREY, "o"), "independent": (GREY, "o"), "alone": (GREY, "o"),
-    "scratch": (GREY, "o"), "labels only": (PINK, "D"),
+    "scratch": (GREY, "o"), "labels only": (RED, "P"),
     "label smoothing": (GREY, "v"), "label": (GREY, "s"), "control": (GREY, "D"),
     "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
-    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (SKY, "D"),
+    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "D"),
     "hint": (ORANGE, "o"), "fitnet": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"),
     "vid": (YELLOW, "D"), "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),

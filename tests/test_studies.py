@@ -212,6 +212,19 @@ def test_a_sweep_shows_what_is_taken_and_what_was_higher(recorded):
     ]
 
 
+def single(**keep):
+    """What does one seed say?"""
+    return numbers(**keep).__class__(run for run in numbers(**keep) if run.seed == 0)
+
+
+def test_a_sweep_over_one_seed_gives_no_interval(own, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies.module(own), "PARTS", (single,))
+    monkeypatch.setattr(studies, "CHECKOUT", tmp_path)
+    studies.record(own, "single", tmp_path, **QUIET)
+    table = studies.sweep(own, "single", {"a": 2})
+    assert table.cells[0][2] == "10.0, one seed" and " 1 seed, in brackets" in table.caption
+
+
 def test_a_setting_that_was_not_tried_is_named(recorded):
     with pytest.raises(ValueError, match="taken of 'a' must be one of 1, 2, 3, got 4"):
         studies.sweep(recorded, "numbers", {"a": 4})

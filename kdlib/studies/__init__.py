@@ -17,8 +17,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from kdlib import inputs, records
 from kdlib.engine import files
 from kdlib.evidence import interval
@@ -229,15 +227,19 @@ def sweep(
         line: dict[str, Any] = {"": row, "setting: validation, %": "   ".join(cells)}
         if mine is not None:
             line["highest − taken"] = "" if mine == best else _behind(
-                found.runs.paired(methods[best], methods[mine], metric)
+                found.runs, methods[best], methods[mine], metric
             )  # fmt: skip
         rows.append(line)
     seeds = len({run.seed for run in found.runs})
-    summary = caption or f"{found.question} {seeds} seeds, in brackets what is taken, * the highest"
+    count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    summary = caption or f"{found.question} {count}, in brackets what is taken, * the highest"
     return Table(rows, summary, folded=True)
 
 
-def _behind(differences: np.ndarray) -> str:
+def _behind(runs: Runs, best: str, mine: str, metric: str) -> str:
     """Read from a file, the numbers are the same on every machine: no mark."""
-    found = interval(differences)
+    if len(runs.of(mine)) == 1:
+        difference = runs.values(best, metric)[0] - runs.values(mine, metric)[0]
+        return f"{difference:.1f}, one seed"
+    found = interval(runs.paired(best, mine, metric))
     return f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]"

@@ -125,8 +125,9 @@ def test_sequence_level_kd_is_supervised_training_on_these_answers():
     objective, given = Supervised(other), {"lr": 5e-3, "weight_decay": 0.01}
     made = optimizers.create("muon", objective.named_parameters(), **given)
     given = {"epochs": 2, "steps": 2, "progress": False} | shape
-    assert history == loop.optimise(objective, from_data(answers, 4), made, **given)
-    assert torch.equal(one.head.weight, other.head.weight) and "nll" in history[0]
+    again = loop.optimise(objective, from_data(answers, 4), made, **given)  # on all threads
+    assert [entry["nll"] for entry in history] == pytest.approx([e["nll"] for e in again], rel=1e-6)
+    assert torch.allclose(one.head.weight, other.head.weight, atol=1e-5)
 
 
 # fit
