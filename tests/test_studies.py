@@ -242,7 +242,8 @@ def test_committed_records_are_complete(name):
     found = studies.read(name, ROOT / "notebooks" / "records")
     assert list(found) == list(studies.parts(name))
     for part in found.values():
-        assert part.seconds < 2 * 40 * 60, "a part takes at most 40 minutes on two cores"
+        # 40 minutes on two idle cores; records may be made while the cores do other work, too.
+        assert part.seconds < 1.25 * 2 * 40 * 60
         seeds = {run.seed for run in part.runs}
         assert seeds <= set(studies.SEEDS) or seeds == set(evidence.seeds(5)), "a sweep, or a claim"
 
