@@ -29,7 +29,8 @@ def trainings():
     teacher = build(conv, 9)
     found = {}
     for method in METHODS:
-        own = {} if method == "ce" else {"teacher": teacher, "ce_weight": 0.5}
+        own = {} if method == "ce" else {"ce_weight": 0.5}
+        own |= {"teacher": teacher} if distillers.needs_teacher(method) else {}
         for name, way in WAYS.items():
             network = trained(method, epochs=3, lr=2e-3, **own, **way)
             found[f"{method}, {name}"] = weights(network)
