@@ -31,7 +31,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "scratch": (GREY, "o"), "labels only": (RED, "P"),
     "label smoothing": (GREY, "v"), "label": (GREY, "s"), "control": (GREY, "D"),
     "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
-    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "D"),
+    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "o"),
     "hint": (ORANGE, "o"), "fitnet": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"),
     "vid": (YELLOW, "D"), "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),

@@ -102,6 +102,14 @@ def test_the_curve_of_a_validated_run_is_kept(own, tmp_path, monkeypatch):
     assert all(run.history == [] for run in found["numbers"].runs)
 
 
+def test_a_run_of_several_methods_counts_its_seconds_once(own, tmp_path):
+    studies.record(own, "numbers", tmp_path, **QUIET)
+    found = studies.read(own, tmp_path)["numbers"]
+    assert len(found.runs) == 12 and len({run.identity for run in found.runs}) == 3
+    wanted = sum(run.seconds for run in found.runs.of("a | 1").values())
+    assert found.seconds == pytest.approx(wanted)
+
+
 def overview(place):
     from kdlib.commands import record
 

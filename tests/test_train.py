@@ -67,6 +67,17 @@ def test_records_of_a_comparison_repeat(here, capsys):
     assert set(records.load("runs/slower").methods) == {"alone", "kd"}
 
 
+def test_a_method_without_a_teacher_stands_beside_one_with(here, capsys):
+    pair = line("--dataset mnist-5k --student convnet-s --teacher convnet-m")
+    assert run(*pair, *QUICK, "--epochs", "1", *line("--method branches --method ofa")) == 0
+    found = by_method("runs")
+    assert set(found) == {"alone", "branches", "ofa"}
+    heads = {found[name][0].metrics["extra_parameters"] for name in ("branches", "ofa")}
+    assert len(heads) == 1 and heads.pop() > 0
+    (path,) = (here / "runs").rglob("branches-*seed1*.json")
+    assert repeat(path).verdict == "repeats"
+
+
 def test_cifar_by_name_trains_and_repeats(cifar, here, capsys, monkeypatch):  # noqa: F811
     name, folder = cifar
     monkeypatch.setenv("KDLIB_DATA", str(folder))

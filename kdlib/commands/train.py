@@ -252,10 +252,11 @@ class Plan:
 
     def _rehearse(self, compiled: dict[str, Any]) -> None:
         """Check every method with untrained networks, before a teacher is trained for a day."""
-        from kdlib import training
+        from kdlib import distillers, training
 
         for label, own in self.methods.items():
-            lesson = {"teacher": training.build(self.teachers[0], 0)} if own else {}
+            taught = distillers.needs_teacher(own.get("method", "ce"))
+            lesson = {"teacher": training.build(self.teachers[0], 0)} if taught else {}
             settings = self.recipe | compiled | own | lesson
             try:
                 student = training.build(self.student, 0)

@@ -97,18 +97,19 @@ def read(name: str, place: str | Path | None = None) -> dict[str, Recorded]:
         content = json.loads(path.read_text("utf-8"))
         if (content["format"], content["study"]) != (FORMAT, name):
             raise ValueError("it is of another study or format")
-        return {
-            part: Recorded(
+        parts = {}
+        for part, found in content["parts"].items():
+            runs = Runs(Run(**run) for run in found["runs"])
+            parts[part] = Recorded(
                 question=found["question"],
-                runs=Runs(Run(**run) for run in found["runs"]),
-                seconds=float(found["seconds"]),
+                runs=runs,
+                seconds=_seconds(runs),
                 code=found["code"],
                 versions=dict(found["versions"]),
                 commit=found["commit"],
                 stale=found["code"] != present,
             )
-            for part, found in content["parts"].items()
-        }
+        return parts
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is no record of {name} ({error!r}): make it again with "
@@ -146,7 +147,6 @@ def record(name: str, part: str, place: str | Path | None = None, **keep: Any) -
         content["parts"] = json.loads(path.read_text("utf-8"))["parts"]
     content["parts"][part] = {
         "question": question(function),
-        "seconds": round(_seconds(runs), 1),
         "code": fingerprint(name),
         "commit": records.commit(),
         "versions": records.versions(),
@@ -173,9 +173,10 @@ def _stored(run: Run) -> dict[str, Any]:
 
 
 def _seconds(runs: Runs) -> float:
-    """Seconds of one core; a teacher that several methods share counts once."""
+    """Seconds of one core; a run of several methods counts once, and so does a shared teacher."""
+    own = {run.identity: run.seconds for run in runs}
     teachers = {(run.experiment, run.seed, run.teacher_seconds) for run in runs}
-    return sum(run.seconds for run in runs) + sum(seconds for *_, seconds in teachers)
+    return sum(own.values()) + sum(seconds for *_, seconds in teachers)
 
 
 # Sweeps: settings tried on validation, and the one that a notebook takes
