@@ -26,6 +26,7 @@ from kdlib.data import Split, device_of
 from kdlib.distillers import METHODS, needs_teacher, parts_of
 from kdlib.engine import files, ranks
 from kdlib.engine.workers import each, usable
+from kdlib.language import training as language
 from kdlib.provenance import Identities, identity_of, joint, recipe_of_run
 from kdlib.records import Run, Runs
 from kdlib.training import as_split, build, drawn, evaluate, fit
@@ -83,7 +84,7 @@ class _Result(NamedTuple):
 
 
 def over_seeds(
-    function: Callable[[int], Any],
+    function: Callable[..., Any],
     seeds: Sequence[int],
     *,
     experiment: str,
@@ -103,8 +104,9 @@ def over_seeds(
             several methods by itself, or an `Outcome` around either. May be defined in a notebook.
         seeds: e.g. `evidence.seeds(5)`.
         experiment: name of the experiment; the method of a function without methods.
-        teacher: `training.fresh(...)`: a teacher trained anew for each seed. The function is then
-            called as `function(seed, teacher)`, and its runs hold the `teacher_seconds`.
+        teacher: `training.fresh(...)` or `language.fresh(...)`: a teacher trained anew for each
+            seed. The function is then called as `function(seed, teacher)`, and its runs hold the
+            `teacher_seconds`.
         folder: where finished runs are recorded, each as soon as it ends.
         resume: take the runs that `folder` already holds, if the same function and the same code
             of the kit made them; "stale" takes those of other code too.
@@ -124,7 +126,8 @@ def over_seeds(
     name = getattr(function, "__qualname__", type(function).__name__)
     config = {"function": name}
     if teacher is not None:
-        config["teacher"] = Identities(required=False).words(_fresh(teacher), "teacher")
+        fresh = _fresh(teacher, drawn, language.drawn)
+        config["teacher"] = Identities(required=False).words(fresh, "teacher")
         function = functools.partial(with_teacher, function=function, teacher=teacher)
     setting = identity_of(function, "function", folder is not None)
     exact = setting
@@ -516,8 +519,8 @@ def same_code(code: str, version: str) -> None:
         )
 
 
-def _fresh(teacher: Any) -> functools.partial:
-    if isinstance(teacher, functools.partial) and teacher.func is drawn:
+def _fresh(teacher: Any, *made_by: Callable[..., nn.Module]) -> functools.partial:
+    if isinstance(teacher, functools.partial) and teacher.func in made_by:
         return teacher
     raise TypeError(
         f"teacher must be a network, one for each seed, or training.fresh(constructor, train, ...),"
@@ -527,7 +530,7 @@ def _fresh(teacher: Any) -> functools.partial:
 
 def _teacher(teacher: Teachers, seed: int) -> nn.Module | functools.partial | None:
     if isinstance(teacher, functools.partial):
-        return _fresh(teacher)
+        return _fresh(teacher, drawn)
     if isinstance(teacher, Mapping):
         if seed not in teacher:
             raise ValueError(f"teacher must hold a network for seed {seed}, got {sorted(teacher)}")

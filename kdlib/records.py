@@ -32,7 +32,7 @@ METRIC = "accuracy"
 CODE = (
     "analysis", "augment.py", "data.py", "distillers", "domains.py", "efficiency.py",
     "engine/loop.py", "engine/optimizers.py", "engine/placement.py", "engine/ranks.py",
-    "experiments.py", "folders.py", "inputs.py", "losses.py", "models", "stages.py",
+    "experiments.py", "folders.py", "inputs.py", "language", "losses.py", "models", "stages.py",
     "training.py",
 )  # fmt: skip
 

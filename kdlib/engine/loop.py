@@ -170,13 +170,15 @@ def optimise(
                 objective.load_state_dict(good)
                 raise
             history.append({"epoch": epoch, "loss": sum(means.values())} | means)
-            if after_epoch is not None:
-                history[-1] |= after_epoch(epoch)
+            watched = {} if after_epoch is None else after_epoch(epoch)
+            history[-1] |= watched
             for group, peak in zip(groups, peaks):
                 group["lr"] = peak  # so that a checkpoint holds the peaks
             if checkpoint is not None and rank == 0:
                 checkpoint.save(history, parts)
-            ticker.set_postfix(loss=f"{history[-1]['loss']:.3f}", refresh=False)
+            shown = {"loss": f"{history[-1]['loss']:.3f}"}
+            shown |= {name: f"{value:.3g}" for name, value in watched.items()}
+            ticker.set_postfix(shown, refresh=False)
             ticker.update()
     return history
 

@@ -8,8 +8,10 @@
   network must offer for it
 - `divergences`: `divergence` of two next-token distributions; `linear_divergence` for large
   vocabularies
-- `objectives`: SFT, a divergence at given prefixes (KD, GKD), MiniLLM
-- `training`: where batches come from, and `fit`
+- `objectives`: SFT, a divergence at given prefixes (KD, GKD)
+- `minillm`: MiniLLM, the policy gradient
+- `sources`: where batches come from
+- `training`: the methods, and `fit`
 - `hf`: models and tokenizers of Hugging Face in the same places (import it by itself)
 - `metrics`: Rouge-L, validity, calibration, exposure bias, divergences of whole answers
 """

@@ -23,7 +23,7 @@ from kdlib.evidence import interval
 from kdlib.records import METRIC, Run, Runs
 from kdlib.tables import Table
 
-NAMES = ("tuning_1", "tuning_3", "tuning_4", "cross_architecture")
+NAMES = ("tuning_1", "tuning_3", "tuning_4", "cross_architecture", "minillm")
 SEEDS = (50, 51, 52)  # of sweeps; the notebooks' own seeds are others
 FORMAT = 1
 HERE = Path(__file__).resolve().parent

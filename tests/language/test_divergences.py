@@ -320,11 +320,14 @@ print(peak() - start)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_linear_needs_little_memory():
-    """512 places and 50,257 tokens: one tensor of logits has 98 MiB, a chunk of them 8."""
+    """512 places and 50,257 tokens: one tensor of logits has 98 MiB, a chunk of them 8.
+
+    Libraries keep buffers of their own, which differ by processor: a ratio, with room for them.
+    """
     command = [sys.executable, "-c", MEMORY]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     linear, plain = map(float, done.stdout.split())
-    assert linear < 98 and plain > 4 * 98
+    assert 4 * linear < plain
 
 
 # Bad arguments

@@ -14,10 +14,12 @@ from torch import nn
 from kdlib.engine import loop, optimizers
 from kdlib.experiments import over_seeds
 from kdlib.identity import identity
-from kdlib.language import GPT, Words, corpus, generate, load_pairs, training
-from kdlib.language.objectives import MiniLLM, Supervised, Tally
+from kdlib.language import GPT, Words, corpus, generate, load_pairs, sources, training
+from kdlib.language.minillm import MiniLLM
+from kdlib.language.objectives import Supervised, Tally
+from kdlib.language.sources import answered_once, from_data, from_model, mixed, rollouts
 from kdlib.language.tokenizers import Batch, batch, prompt_tokens
-from kdlib.language.training import answered_once, fit, from_data, from_model, mixed, rollouts
+from kdlib.language.training import fit
 from kdlib.training import build
 
 PAIRS = corpus.examples("train", 12, seed=3)
@@ -198,7 +200,7 @@ def test_likelihood_is_measured_over_all_tokens():
 def test_prefixes_come_from_where_they_are_asked_for(monkeypatch):
     asked: list[nn.Module] = []
     noted = lambda m, *x, **o: asked.append(m) or generate(m, *x, **o)  # noqa: E731
-    monkeypatch.setattr(training, "generate", noted)
+    monkeypatch.setattr(sources, "generate", noted)
     for given, own, other in (
         (options("kd"), 0, 0), (options("kd") | {"prefixes": "teacher"}, 0, 4),
         (options("gkd"), 4, 0), (options("gkd") | {"lam": 0.0}, 0, 0), (options("seqkd"), 0, 1),

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.testing import assert_close
 
-from kdlib.language import GPT, divergence, generate, objectives
-from kdlib.language.objectives import Distillation, MiniLLM, Tally, advantages, joined, log_probs
+from kdlib.language import GPT, divergence, generate, minillm, objectives
+from kdlib.language.minillm import MiniLLM, advantages
+from kdlib.language.objectives import Distillation, Tally, joined, log_probs
 from kdlib.language.tokenizers import Batch
 from kdlib.training import build
 
@@ -77,7 +78,7 @@ def official(case: dict, **options) -> tuple[MiniLLM, Table, objectives.Answers]
         "temperature": params["temperature"], "single_step": params["single_step_reg"],
     }  # fmt: skip
     teacher = Table(made(inputs["teacher_table"]))
-    objective = MiniLLM(student, teacher, **(objectives.PRESETS["official"] | given | options))
+    objective = MiniLLM(student, teacher, **(minillm.PRESETS["official"] | given | options))
     assert objective.clip_ratio == params["cliprange"] or "clip_ratio" in options
     return objective, student, joined(prompts, answers, mask)
 
@@ -175,9 +176,7 @@ def test_the_surrogate_is_the_official_one():
     mask = torch.tensor(case["inputs"]["mask"]).bool()
     new = x["logprobs"].requires_grad_()
     weights = x["w"].exp().clamp(max=1.25)
-    values = objectives.surrogate(
-        new, x["old_logprobs"], x["advantages"], weights, weighted_clip=True
-    )
+    values = minillm.surrogate(new, x["old_logprobs"], x["advantages"], weights, weighted_clip=True)
     loss = values[mask].sum() / mask.sum()
     loss.backward()
     close(loss.item(), case["out"]["loss"], RTOL)
@@ -280,16 +279,12 @@ def test_returns_by_hand():
 def test_importance_weights():
     q, p = torch.tensor([[0.5, 0.2], [0.1, 0.4]]), torch.tensor([[0.1, 0.6], [0.8, 0.0]])
     mask, ratio = torch.tensor([[True, True], [True, False]]), q / (0.2 * p + 0.8 * q)
-    assert_close(
-        objectives.importance(q.log(), p.log(), mask, 0.2, "token"), ratio.where(mask, 1.0)
-    )
+    assert_close(minillm.importance(q.log(), p.log(), mask, 0.2, "token"), ratio.where(mask, 1.0))
     whole = torch.stack((ratio[0].prod(), ratio[1, 0]))[:, None].expand(2, 2)
-    assert_close(objectives.importance(q.log(), p.log(), mask, 0.2, "answer"), whole)
-    assert (objectives.importance(q.log(), p.log(), mask, 0.0, "token") == 1).all()
-    assert_close(
-        objectives.importance(q.log(), p.log(), mask, 1.0, "token"), (q / p).where(mask, 1.0)
-    )
-    far = objectives.importance(q.log() - 500, p.log(), mask, 0.2, "token")
+    assert_close(minillm.importance(q.log(), p.log(), mask, 0.2, "answer"), whole)
+    assert (minillm.importance(q.log(), p.log(), mask, 0.0, "token") == 1).all()
+    assert_close(minillm.importance(q.log(), p.log(), mask, 1.0, "token"), (q / p).where(mask, 1.0))
+    far = minillm.importance(q.log() - 500, p.log(), mask, 0.2, "token")
     assert far.isfinite().all() and far[0].max() < 1e-30
 
 
@@ -443,12 +438,13 @@ TABLE: bad.Table = {"MiniLLM": (NETWORKS, MINILLM), "Distillation": (NETWORKS, D
 
 @pytest.mark.parametrize("name, parameter", bad.checks(TABLE))
 def test_bad_arguments_are_refused_by_name(name: str, parameter: str):
-    bad.refuses(objectives, TABLE, name, parameter)
+    module = minillm if name == "MiniLLM" else objectives
+    bad.refuses(module, TABLE, name, parameter)
 
 
 def test_an_objective_has_something_to_learn():
     with pytest.raises(ValueError, match="single_step, long_term or lm must be on"):
         MiniLLM(**NETWORKS, single_step=False, long_term=False, lm=0)
-    assert objectives.PRESETS["paper"].keys() == objectives.PRESETS["official"].keys()
-    for options in objectives.PRESETS.values():
+    assert minillm.PRESETS["paper"].keys() == minillm.PRESETS["official"].keys()
+    for options in minillm.PRESETS.values():
         MiniLLM(**NETWORKS, **options)
