@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from kdlib.evidence import interval
@@ -35,6 +36,10 @@ LOOKS: dict[str, tuple[str, str]] = {
     "hint": (ORANGE, "o"), "fitnet": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"),
     "vid": (YELLOW, "D"), "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),
+    "start": (GREY, "v"), "sft": (GREY, "s"), "seqkd": (ORANGE, "s"),
+    "minillm": (RED, "o"), "gkd": (GREEN, "o"),
+    "forward": (BLUE, "o"), "reverse": (RED, "s"), "jsd": (GREEN, "^"),
+    "skew-forward": (SKY, "o"), "skew-reverse": (ORANGE, "s"), "tvd": (PINK, "D"),
 }  # fmt: skip
 STYLE: dict[str, Any] = {
     "figure.dpi": 100,
@@ -299,6 +304,52 @@ def branches(
     )
     text = "The teacher's final logits enter every loss on the right; its stages enter none."
     axes.text(5.2, -0.35, text, ha="center", fontsize=9)
+    return picture
+
+
+def words(
+    lines: Mapping[str, tuple[Sequence[str], Sequence[float] | None]],
+    *,
+    limits: tuple[float, float] = (-1, 1),
+    label: str = "",
+    title: str = "",
+) -> Figure:
+    """Texts word by word, each word on the colour of its value: red for low, blue for high.
+
+    Args:
+        lines: {what stands on the left, at most 24 signs: (words, their values or None)}.
+        limits: ends of the colour scale.
+        label: what the values are, beside the scale; shown where there are values.
+    """
+    left, right = 25, 104  # columns of signs
+    placed: list[tuple[int, int, str, float | None]] = []
+    starts, row = {}, 0
+    for name, (found, values) in lines.items():
+        starts[name], column = row, left
+        for place, word in enumerate(found):
+            if column + len(word) > right:
+                row, column = row + 1, left
+            placed.append((row, column, word, None if values is None else values[place]))
+            column += len(word) + 1
+        row += 1
+    picture, axes = figure(height=0.35 + 0.2 * row)
+    axes.set(xlim=(0, right), ylim=(row - 0.4, -0.6))
+    axes.set_title(title, loc="left")
+    axes.axis("off")
+    colour = plt.cm.ScalarMappable(plt.Normalize(*limits), "RdBu")
+    font: dict[str, Any] = dict(family="monospace", fontsize=7.5, va="center")
+    for name, line in starts.items():
+        axes.text(0, line, name[: left - 1], color="#404040", **font)
+    for line, column, word, value in placed:
+        if value is not None:
+            shade = Rectangle(
+                (column - 0.3, line - 0.42), len(word) + 0.6, 0.84,
+                facecolor=colour.to_rgba(np.array(value)), alpha=0.6, linewidth=0,
+            )  # fmt: skip
+            axes.add_patch(shade)
+        axes.text(column, line, word, **font)
+    if label:
+        picture.colorbar(colour, ax=axes, label=label, shrink=0.9, aspect=12)
     return picture
 
 

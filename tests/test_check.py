@@ -45,7 +45,7 @@ KINDS = {
     "list of arrays": lambda result: [row.numpy() for row in result],
     "array of tensors": lambda result: np.array([*result, None], dtype=object)[:-1],
 }
-TRAINED = {"2.1", "3.1", "3.2", "3.5", "5.2"}  # the answer has to carry a gradient
+TRAINED = {"2.1", "3.1", "3.2", "3.5", "5.2", "6.1", "6.2"}  # the answer has to carry a gradient
 
 
 @needs_answers

@@ -5,8 +5,8 @@ of the message that it must meet). tests/test_check.py tries them all; without t
 those tests.
 """
 
-from . import notebook_1, notebook_2, notebook_3, notebook_4, notebook_5
+from . import notebook_1, notebook_2, notebook_3, notebook_4, notebook_5, notebook_6
 
-NOTEBOOKS = (notebook_1, notebook_2, notebook_3, notebook_4, notebook_5)
+NOTEBOOKS = (notebook_1, notebook_2, notebook_3, notebook_4, notebook_5, notebook_6)
 RIGHT = {name: answer for notebook in NOTEBOOKS for name, answer in notebook.RIGHT.items()}
 WRONG = [case for notebook in NOTEBOOKS for case in notebook.WRONG]
