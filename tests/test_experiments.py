@@ -17,7 +17,17 @@ import torch
 from test_training import CLASSES, bright, conv, mlp, toy, weights
 from torch import nn
 
-from kdlib import data, distillers, evidence, experiments, models, recipes, records, training
+from kdlib import (
+    data,
+    distillers,
+    evidence,
+    experiments,
+    language,
+    models,
+    recipes,
+    records,
+    training,
+)
 from kdlib.data import Split
 from kdlib.experiments import Outcome, compare, over_seeds
 from kdlib.records import Run, Runs
@@ -570,6 +580,22 @@ def test_over_seeds_hands_a_fresh_teacher_over(tmp_path, digits):
     settings = dict(experiment="e", folder=tmp_path, **quiet)
     assert over_seeds(first_weight, [0, 1], teacher=teacher, resume=True, **settings) == runs
     assert over_seeds(first_weight, [0, 1], teacher=other, resume=True, **settings) != runs
+
+
+def test_over_seeds_hands_a_language_teacher_over_and_compare_refuses_it(digits):
+    pairs = [("a b", "b a"), ("b", "a a")]
+    words = language.Words.fit(text for pair in pairs for text in pair)
+    network = partial(language.GPT, len(words), 8, dim=4, depth=1, heads=1)
+    teacher = language.fresh(network, pairs, words, steps=2, batch_size=2)
+    runs = over_seeds(first_weight, [0, 1], experiment="e", teacher=teacher, **quiet)
+    first, second = runs.values("e", "weight")
+    assert first != second and all(run.teacher_seconds > 0 for run in runs)
+    train, validation = digits
+    with pytest.raises(TypeError, match=r"training.fresh\(constructor"):
+        compare(
+            {"KD": {"method": "kd"}}, student=NET, train=train, evaluate_on=validation,
+            seeds=[0], teacher=teacher, **quiet,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("teacher", [NET, training.drawn, "resnet"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdlib.engine import optimizers
+from kdlib.engine import loop, optimizers
 from kdlib.engine.loop import optimise, published_steps, warmup_cosine
 
 
@@ -48,6 +48,28 @@ def test_any_objective_is_minimised_and_every_term_is_in_the_history():
     assert [entry["epoch"] for entry in history] == list(range(1, 11))
     assert history[3]["extra"] == 8 and history[-1]["fit"] < history[0]["fit"]
     assert history[2]["loss"] == pytest.approx(history[2]["fit"] + history[2]["own"])
+
+
+def test_the_bar_shows_the_loss_and_what_is_watched(monkeypatch):
+    shown = []
+
+    class Bar:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+        def update(self, count=1):
+            return None
+
+        def set_postfix(self, values, refresh):
+            shown.append(values)
+
+    monkeypatch.setattr(loop, "bar", lambda *given, **options: Bar())
+    history = run(Line(), epochs=2, after_epoch=lambda epoch: {"reverse_kl": epoch / 3})
+    assert [values["reverse_kl"] for values in shown] == ["0.333", "0.667"]
+    assert [values["loss"] for values in shown] == [f"{one['loss']:.3f}" for one in history]
 
 
 def test_a_source_may_sample_from_the_student():

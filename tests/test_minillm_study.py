@@ -162,7 +162,7 @@ def test_parts_have_six_seeds_and_the_repetition_has_others(valid):
              for part, methods in valid.items()}  # fmt: skip
     assert list(seeds) == list(studies.parts("minillm"))
     assert {part: len(found) for part, found in seeds.items()} == dict.fromkeys(
-        seeds, 6) | {"learning rate": 4}  # fmt: skip
+        seeds, 6) | {"learning rate": 2}  # fmt: skip
     assert not seeds["factorial"] & seeds["factorial again"]
     assert not seeds["learning rate"] & (seeds["table"] | seeds["factorial again"])
     for methods in valid.values():

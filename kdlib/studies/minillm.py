@@ -29,6 +29,7 @@ from kdlib.studies import read
 SEEDS = tuple(evidence.seeds(6))
 TRIALS = (50, 51)  # seeds of the choice of learning rates
 RATES = (0.005, 0.01, 0.02, 0.04)
+HIGHER = (0.08, 0.16)  # tried afterwards, as the best of several methods was the last of RATES
 PAIRS = 400
 CONTEXT = 64
 WORDS = language.Words(corpus.VOCABULARY)
@@ -195,13 +196,22 @@ def each(
     return found
 
 
+def tries(name: str) -> dict[float, float]:
+    """{learning rate: percent of valid answers to validation prompts} of all tries of a method."""
+    recorded, found = read("minillm"), {}
+    for part, values in {"learning rate": RATES, "higher rates": HIGHER}.items():
+        if part not in recorded:
+            command = f"python -m kdlib record minillm {part!r}"
+            raise ValueError(f"rates come from part {part!r}, which is not recorded: run {command}")
+        runs = recorded[part].runs
+        found |= {lr: float(runs.values(f"{name} | {lr:g}", "valid").mean()) for lr in values}
+    return found
+
+
 def best(name: str) -> float:
     """The learning rate of a method: the highest share of valid answers on validation prompts."""
-    recorded = read("minillm")
-    if "learning rate" not in recorded:
-        raise ValueError("run `python -m kdlib record minillm 'learning rate'` first")
-    runs = recorded["learning rate"].runs
-    return max(RATES, key=lambda lr: runs.values(f"{name} | {lr:g}", "valid").mean())
+    tried = tries(name)
+    return max(tried, key=lambda lr: tried[lr])
 
 
 def chosen(methods: Mapping[str, Mapping[str, Any]], like: str = "") -> dict[str, dict[str, Any]]:
@@ -215,25 +225,39 @@ def chosen(methods: Mapping[str, Mapping[str, Any]], like: str = "") -> dict[str
 # The parts
 
 
-def rates(seed: int, teacher: nn.Module) -> dict[str, dict[str, float]]:
+def rates(seed: int, teacher: nn.Module, *, values: tuple[float, ...]) -> dict[str, Any]:
+    every = METHODS | {name: own for name, own in CELLS.items() if name not in SAME}
+    tried = {
+        f"{name} | {lr:g}": {**own, **at_rate(lr)} for name, own in every.items() for lr in values
+    }
+    return each(tried, teacher, seed, split="validation")
+
+
+def begun(seed: int, teacher: nn.Module) -> dict[str, dict[str, float]]:
     found, held = {}, batch(corpus.examples("validation", 500, seed=8), WORDS, CONTEXT)
     for steps in (125, 250, 500, 1000):
         start = started(PAIRS, seed, steps=steps)
         row = measured(start, teacher, "validation", seed)
         row["nll"] = language.training.likelihood(start, held)
-        found[f"start, updates | {steps}"] = row
-    every = METHODS | {name: own for name, own in CELLS.items() if name not in SAME}
-    tried = {
-        f"{name} | {lr:g}": {**own, **at_rate(lr)} for name, own in every.items() for lr in RATES
-    }
-    found |= each(tried, teacher, seed, split="validation")
-    del found["start"]
+        found[f"{steps}"] = row
     return found
 
 
+def start(**keep: Any) -> Runs:
+    """For how many updates should a student be fine-tuned before the methods?"""
+    return over_seeds(begun, TRIALS, experiment="start", teacher=teacher(), **keep)
+
+
 def learning_rate(**keep: Any) -> Runs:
-    """Which learning rate suits each method, and how long should the start be fine-tuned?"""
-    return over_seeds(rates, TRIALS, experiment="learning rate", teacher=teacher(), **keep)
+    """Which learning rate suits each method?"""
+    function = partial(rates, values=RATES)
+    return over_seeds(function, TRIALS, experiment="learning rate", teacher=teacher(), **keep)
+
+
+def higher_rates(**keep: Any) -> Runs:
+    """Is a still higher learning rate better?"""
+    function = partial(rates, values=HIGHER)
+    return over_seeds(function, TRIALS, experiment="higher rates", teacher=teacher(), **keep)
 
 
 def crossed(seed: int, teacher: nn.Module, *, cells: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,4 +324,4 @@ def teachers(**keep: Any) -> Runs:
     return found
 
 
-PARTS = (learning_rate, factorial, table, teachers, data_size, factorial_again)
+PARTS = (start, learning_rate, higher_rates, factorial, table, teachers, data_size, factorial_again)
