@@ -198,7 +198,8 @@ def each(
 
 def tries(name: str) -> dict[float, float]:
     """{learning rate: percent of valid answers to validation prompts} of all tries of a method."""
-    recorded, found = read("minillm"), {}
+    recorded = read("minillm")
+    found: dict[float, float] = {}
     for part, values in {"learning rate": RATES, "higher rates": HIGHER}.items():
         if part not in recorded:
             command = f"python -m kdlib record minillm {part!r}"
