@@ -23,12 +23,15 @@ NOTEBOOK = notebooks.PROJECT / "notebooks" / "06_modern_results_language.ipynb"
 def tried(monkeypatch):
     """Records in which each method prefers another learning rate."""
     own = [name for name in (*study.METHODS, *study.CELLS) if name not in study.SAME]
-    likes = dict(zip(own, 2 * study.RATES + study.RATES))
-    runs = Runs(
-        Run("e", f"{name} | {lr:g}", seed, metrics={"valid": -abs(lr - like) + seed})
-        for name, like in likes.items() for lr in study.RATES for seed in (50, 51)
-    )  # fmt: skip
-    parts = {"learning rate": studies.Recorded("?", runs, 1.0, "", {}, "", False)}
+    rates = {"learning rate": study.RATES, "higher rates": study.HIGHER}
+    likes = dict(zip(own, 2 * (*study.RATES, *study.HIGHER)))
+    parts = {}
+    for part, values in rates.items():
+        runs = Runs(
+            Run("e", f"{name} | {lr:g}", seed, metrics={"valid": -abs(lr - like) + seed})
+            for name, like in likes.items() for lr in values for seed in (50, 51)
+        )  # fmt: skip
+        parts[part] = studies.Recorded("?", runs, 1.0, "", {}, "", False)
     monkeypatch.setattr(study, "read", lambda name: parts)
     return parts, likes
 
@@ -44,9 +47,10 @@ def test_every_method_takes_its_own_best_rate(tried):
     assert ablated["lr"] == likes["MiniLLM"] and ablated["lm"] == 0
 
 
-def test_a_missing_part_is_named_with_its_command(tried):
-    tried[0].clear()
-    with pytest.raises(ValueError, match="python -m kdlib record minillm 'learning rate'"):
+@pytest.mark.parametrize("part", ["learning rate", "higher rates"])
+def test_a_missing_part_is_named_with_its_command(tried, part):
+    del tried[0][part]
+    with pytest.raises(ValueError, match=f"python -m kdlib record minillm '{part}'"):
         study.chosen(study.METHODS)
 
 
@@ -161,8 +165,8 @@ def test_parts_have_six_seeds_and_the_repetition_has_others(valid):
     seeds = {part: {seed for values in methods.values() for seed in values}
              for part, methods in valid.items()}  # fmt: skip
     assert list(seeds) == list(studies.parts("minillm"))
-    assert {part: len(found) for part, found in seeds.items()} == dict.fromkeys(
-        seeds, 6) | {"learning rate": 2}  # fmt: skip
+    choices = dict.fromkeys(("start", "learning rate", "higher rates"), 2)
+    assert {part: len(found) for part, found in seeds.items()} == dict.fromkeys(seeds, 6) | choices
     assert not seeds["factorial"] & seeds["factorial again"]
     assert not seeds["learning rate"] & (seeds["table"] | seeds["factorial again"])
     for methods in valid.values():
