@@ -168,13 +168,13 @@ def measured(
         "reverse KL": metrics.sampled_kl(q, p, drawn.mask, estimator="full").value,
         "forward KL": metrics.sampled_kl(p_told, q_told, told.mask, estimator="full").value,
         "ECE": 100 * metrics.calibration_error(logits, data.targets, data.mask, BINS),
-        "distinct-4": metrics.distinct(found, 4),
+        "distinct-4": metrics.distinct(found, 4) if any(t.count(" ") > 2 for t in found) else 0.0,
         "length": drawn.mask.sum().item() / len(found),
     }
     if detail and network is not teacher:
         own, theirs = ((x.exp() * (x - y)).sum(-1) for x, y in ((p, q), (p_told, q_told)))
         excess = metrics.excess_error(own, theirs, drawn.mask, told.mask, ended="skip")
-        table |= {f"excess error at {n}": excess[n - 1].item() for n in LENGTHS}
+        table |= {f"excess error at {n}": excess[n - 1].item() for n in LENGTHS if n <= len(excess)}
         for number, one in enumerate(metrics.reliability(logits, data.targets, data.mask, BINS)):
             if one.size:
                 table |= {f"bin {number} {key}": getattr(one, key) for key in
