@@ -321,7 +321,7 @@ def words(
         limits: ends of the colour scale.
         label: what the values are, beside the scale; shown where there are values.
     """
-    left, right = 25, 104  # columns of signs
+    left, right = 25, 110 if label else 124  # columns of signs, as wide as the font
     placed: list[tuple[int, int, str, float | None]] = []
     starts, row = {}, 0
     for name, (found, values) in lines.items():
