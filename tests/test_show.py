@@ -114,3 +114,18 @@ def test_branches_shows_every_stage_with_its_shape_and_loss():
     assert {"a ViT", "a CNN", "blocks.2\n16 x 4 x 4", "blocks.1\n16 x 64"} <= set(texts)
     assert texts.count("branch") == 3 and texts.count("100 logits") == 5
     assert sum("OFA" in text for text in texts) == 4, "a loss a branch, and one at the end"
+
+
+def test_words_stand_on_their_colours_and_break_into_lines():
+    long = ["word"] * 30
+    fig = show.words({"coloured": (["low", "high"], [-2.0, 2.0]), "plain": (long, None)},
+                     limits=(-2, 2), label="reward", title="texts")  # fmt: skip
+    axes, bar = fig.axes
+    low, high = (patch.get_facecolor() for patch in axes.patches)
+    assert low[0] > low[2] and high[2] > high[0], "red for low, blue for high"
+    placed = [text for text in axes.texts if text.get_text() == "word"]
+    lines = {text.get_position()[1] for text in placed}
+    assert len(placed) == 30 and lines == {1, 2}
+    assert all(text.get_position()[0] + 4 <= axes.get_xlim()[1] for text in placed)
+    assert bar.get_ylabel() == "reward" and axes.get_title("left") == "texts"
+    assert len(show.words({"a": (["b"], None)}).axes) == 1, "no colours, no bar"
