@@ -186,7 +186,7 @@ def each(
     methods: Mapping[str, Mapping[str, Any]], teacher: nn.Module, seed: int, *, count: int = PAIRS,
     split: str = "test", label: str = "{}", detail: bool = False,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """{label of a method: what is measured} of one seed, the start and the teacher included."""
+    """{label of a method: what is measured} of one seed, the start included."""
     start = started(count, seed)
     look = partial(measured, teacher=teacher, split=split, seed=seed, detail=detail)
     found = {label.format("start"): look(start)}
