@@ -29,6 +29,7 @@ from kdlib.tables import (
     Numbers,
     Table,
     approx,
+    Mark,
     approx_interval,
     as_html,
     numbers_of,
@@ -127,7 +128,7 @@ class Claim(NamedTuple):
     """A claim and its verdict at 95 %; `Family` adjusts the verdicts of a notebook."""
 
     text: str
-    verdict: str  # "holds" or "not shown", behind "close ≈" if its author says so
+    verdict: str  # "holds" or "not shown"; "≈holds, but close" if its author says so
     shown: bool  # what the intervals say here, close or not
     near: bool  # nobody declared it close, but another processor could turn it
     interval: Interval  # of the differences
@@ -152,14 +153,15 @@ class Claim(NamedTuple):
 
     def __str__(self) -> str:
         near = NEAR if self.near else ""
-        floor = f", {'refuted' if self.refuted else 'not refuted'}" if self.close else ""
+        floor = ", refuted" if self.close and self.refuted else ""
         control = ""
         if self.net is not None:
             beyond = "beyond" if self.tests[-1].room() > 0 else "not beyond"
             word = f"≈{beyond}" if self.close else beyond
-            control = f"; {word} its control: {_signed(self.net)}"
+            control = f"; {word} its control: {approx_interval(self.net, sign=True)}"
         return (
-            f"claim: {self.text} | {self.verdict}{near}{floor} | {_signed(self.interval)} "
+            f"claim: {self.text} | {self.verdict}{near}{floor} | "
+            f"{approx_interval(self.interval, sign=True)} "
             f"{self.unit}{self.demand}{control}; {self.count} paired seeds"
         )
 
@@ -182,11 +184,6 @@ class Claim(NamedTuple):
             "refuted": self.refuted,
             "line": str(self),
         }
-
-
-def _signed(value: Interval) -> str:
-    mean, low, high = (f"≈ {part:+.3g}" for part in value)
-    return f"{mean} [{low}, {high}]"
 
 
 def claim(
@@ -216,7 +213,7 @@ def claim(
         within: for claims of equivalence, the largest difference that does not matter.
         unit: of the differences.
         close: why the verdict may turn on another machine. It is then shown as close and masked;
-            that the interval does not refute the claim stays exact text.
+            an interval that refutes the claim is told in exact text.
 
     Raises:
         ValueError: fewer than five differences, a non-finite one, a control of other length or
@@ -256,7 +253,7 @@ def claim(
     word = "holds" if room > 0 else "not shown"
     result = Claim(
         text=text,
-        verdict=f"close ≈{word}" if close else word,
+        verdict=f"≈{word}, but close" if close else word,
         shown=room > 0,
         near=not close and abs(room) < MARGIN[word],
         interval=found,
@@ -400,7 +397,7 @@ class Family:
         rows, data = [], []
         for made, p, holds, near in self.adjusted():
             word = "holds" if holds else "not shown"
-            verdict = f"close ≈{word}" if made.close else word + NEAR * near
+            verdict = f"≈{word}, but close" if made.close else word + NEAR * near
             rows.append(
                 {
                     "primary claim": made.text,
@@ -409,7 +406,7 @@ class Family:
                     "beyond its control": ""
                     if made.net is None
                     else approx_interval(made.net, sign=True),
-                    "p, adjusted": approx(p, 4),
+                    "p, adjusted": Mark.of(f"≈ {p:.2g}", [(p, None)]),
                     "close because": made.close,
                 }
             )

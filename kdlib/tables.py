@@ -72,11 +72,22 @@ def approx(
     return Mark.of(f"≈ {text}{' ' if unit else ''}{unit}", [(float(value), room)])
 
 
-def approx_interval(value: Interval, digits: int = 1, *, sign: bool = False) -> Mark:
+def decimals(value: Interval) -> int:
+    """Decimals, 1 to 4, that show the width of an interval and on which side of 0 its ends lie."""
+    least = min(abs(part) for part in (value.low, value.high))
+    for digits in range(1, 4):
+        step = 10.0**-digits
+        if value.half_width >= 1.5 * step and (least >= step / 2 or least == 0):
+            return digits
+    return 4 if value.half_width else 1
+
+
+def approx_interval(value: Interval, digits: int | None = None, *, sign: bool = False) -> Mark:
     """A mean with its interval as text, e.g. "≈ 92.7 [≈ 92.1, ≈ 93.3]".
 
-    Each of the three numbers carries its room.
+    Each of the three numbers carries its room. `digits` after the point; default: `decimals`.
     """
+    digits = decimals(value) if digits is None else digits
     mean, low, high = (approx(part, digits, sign=sign) for part in value)
     return Mark.of(f"{mean} [{low}, {high}]", value.numbers)
 

@@ -36,7 +36,7 @@ def claim(text, verdict, near, numbers):
 claim("the student gains", "not shown" if offset else "holds", False,
       "≈ +2.7 points [≈ +1.9, ≈ +3.4]")
 claim("barely", "holds", True, "≈ +0.2 points [≈ +0.1, ≈ +0.3]")
-claim("nothing is lost", "close ≈holds", False, "≈ +0.1 points [≈ -0.1, ≈ +0.3]")"""
+claim("nothing is lost", "≈holds, but close", False, "≈ +0.1 points [≈ -0.1, ≈ +0.3]")"""
 
 # What the closing table of `evidence.Family` displays: two of its verdicts differ from the above.
 FAMILY = """def row(text, verdict, p):
@@ -44,7 +44,7 @@ FAMILY = """def row(text, verdict, p):
 say("a table", family=[
     row("the student gains", "not shown" if offset else "holds", 0.2 if offset else 0.012),
     row("barely", "not shown (≈ close)", 0.0612),
-    row("nothing is lost", "close ≈not shown", 0.00002)])"""
+    row("nothing is lost", "≈not shown, but close", 0.00002)])"""
 
 CHECKS = """from kdlib import losses
 from kdlib.check import check
@@ -244,7 +244,7 @@ def test_closing_tables_and_sentences_are_read_from_the_data_of_displays():
     row = {"text": "a\x1b[2K", "verdict": "holds (≈ close)", "p": 0.01}
     outputs = [
         output({}, "a  holds  p ≈ 0.0100", "stream"),
-        output({"family": [row, row, {**row, "verdict": "close ≈holds", "p": 1}]}),
+        output({"family": [row, row, {**row, "verdict": "≈holds, but close", "p": 1}]}),
         output({"family": [row, {**row, "text": "b", "verdict": "not shown"}, 3, None, [row]]}),
         output({"family": row}),
         output({"family": "row"}),
@@ -262,7 +262,7 @@ def test_closing_tables_and_sentences_are_read_from_the_data_of_displays():
     notebook.cells[0].outputs = outputs
     assert notebooks.family(notebook) == [
         ("a [2K", "holds", True, 0.01),
-        ("a [2K", "close ≈holds", False, 1.0),
+        ("a [2K", "≈holds, but close", False, 1.0),
         ("b", "not shown", False, 0.01),
         ("", "", False, None),
         ("a [2K", "holds", True, None),
@@ -281,13 +281,13 @@ def test_changes_name_what_flipped_appeared_and_vanished():
         for row in [
             ("a", "holds", True),
             ("a", "not shown", False),
-            ("b", "close ≈holds", False),
+            ("b", "≈holds, but close", False),
             ("d", "holds", False),
         ]
     ]
     assert notebooks.changes(before, after) == [
         "a: holds -> not shown",
-        "b: holds -> close ≈holds",
+        "b: holds -> ≈holds, but close",
         "c: holds -> absent",
         "d: absent -> holds",
     ]
@@ -319,7 +319,7 @@ def test_run_ends_with_what_the_notebook_says_and_writes_nothing(write, capsys):
     )
     assert re.search(r"^  holds +the student gains\n +≈ \+2\.7 points", printed, re.MULTILINE)
     assert re.search(r"^  holds \(≈ close\) +barely$", printed, re.MULTILINE)
-    assert re.search(r"^  close ≈holds +nothing is lost$", printed, re.MULTILINE)
+    assert re.search(r"^  ≈holds, but close +nothing is lost$", printed, re.MULTILINE)
     assert "notebooks: 1, failed: 0, checks: 3, correct: 1, claims: 3" in printed
     assert "forged" not in printed and path.read_bytes() == before
 
@@ -336,12 +336,12 @@ def test_run_lists_the_closing_table_and_the_sentences_that_their_numbers_left(w
     printed = capsys.readouterr().out
     assert "forged" not in printed
     claims = """01_a
-  holds            the student gains
-                   ≈ +2.7 points [≈ +1.9, ≈ +3.4], 5 paired seeds
-  holds (≈ close)  barely
-                   ≈ +0.2 points [≈ +0.1, ≈ +0.3], 5 paired seeds
-  close ≈holds     nothing is lost
-                   ≈ +0.1 points [≈ -0.1, ≈ +0.3], 5 paired seeds
+  holds              the student gains
+                     ≈ +2.7 points [≈ +1.9, ≈ +3.4], 5 paired seeds
+  holds (≈ close)    barely
+                     ≈ +0.2 points [≈ +0.1, ≈ +0.3], 5 paired seeds
+  ≈holds, but close  nothing is lost
+                     ≈ +0.1 points [≈ -0.1, ≈ +0.3], 5 paired seeds
 """
     end = """
 Sentences that their numbers left
@@ -351,9 +351,9 @@ Sentences that their numbers left
 notebooks: 3, failed: 0, checks: 0, correct: 0, claims: 6, sentences left by their numbers: 2
 """
     table = """  Primary claims, adjusted for their number (Holm)
-    adjusted: holds                                   p ≈ 0.0120  the student gains
-    adjusted: not shown (≈ close) (alone: holds)      p ≈ 0.0612  barely
-    adjusted: close ≈not shown (alone: close ≈holds)  p < 0.0001  nothing is lost
+    adjusted: holds                                             p ≈ 0.0120  the student gains
+    adjusted: not shown (≈ close) (alone: holds)                p ≈ 0.0612  barely
+    adjusted: ≈not shown, but close (alone: ≈holds, but close)  p < 0.0001  nothing is lost
 """
     alone = claims.replace("01_a", "02_b")
     assert printed.split("\nClaims\n")[1] == claims + table + alone + "03_c\n  none\n" + end

@@ -28,7 +28,7 @@ def test_claim_needs_the_whole_interval(capsys):
     assert result.verdict == "holds" and result.shown
     line = capsys.readouterr().out
     assert line.startswith(
-        "claim: A beats B | holds | ≈ +2 [≈ +1.8, ≈ +2.2] points; 5 paired seeds"
+        "claim: A beats B | holds | ≈ +2.0 [≈ +1.8, ≈ +2.2] points; 5 paired seeds"
     )
     assert evidence.claim("A beats B", [2.0, -2.1, 1.9, -2.2, 0.2]).verdict == "not shown"
     assert evidence.claim("by 3", [2.0, 2.1, 1.9, 2.2, 1.8], above=3).verdict == "not shown"
@@ -57,8 +57,8 @@ def test_a_declared_close_claim_is_masked(capsys):
     for shift, word in [(0.9, "not shown"), (1.1, "holds"), (9, "holds")]:
         shifted = values + shift * evidence.interval(values).half_width
         result = evidence.claim("said so", shifted, close="near")
-        assert f"| close ≈{word}, not refuted |" in capsys.readouterr().out
-        assert result.verdict == f"close ≈{word}" and not result.near
+        assert f"| ≈{word}, but close |" in capsys.readouterr().out
+        assert result.verdict == f"≈{word}, but close" and not result.near
 
 
 def test_equivalence_needs_the_interval_inside():
@@ -117,7 +117,7 @@ def test_a_control_decides():
     assert same.verdict == "not shown", "an effect that its control has as well"
     assert "; not beyond its control: ≈" in str(same) and same.p > 0.1
     less = evidence.claim("inherited", VALUES, control=VALUES - VALUES.mean())
-    assert less.verdict == "holds" and "; beyond its control: ≈ +2 " in str(less)
+    assert less.verdict == "holds" and "; beyond its control: ≈ +2.0 [" in str(less)
     assert less.p == max(test.p for test in less.tests) >= alone.p
     more = evidence.claim("inherited", VALUES, control=VALUES - 1, above=1.5)
     assert more.verdict == "not shown", "what is left must clear the threshold, too"
@@ -136,9 +136,9 @@ def test_p_values_are_students():
 
 
 def test_a_close_claim_has_an_exact_floor():
-    assert "not refuted" in str(evidence.claim("close", VALUES - 2, close="near"))
+    assert "refuted" not in str(evidence.claim("close", VALUES - 2, close="near"))
     against = evidence.claim("close", -VALUES, close="near")
-    assert against.refuted and "| close ≈not shown, refuted |" in str(against)
+    assert against.refuted and "| ≈not shown, but close, refuted |" in str(against)
     assert evidence.claim("close", VALUES, within=1, close="near").refuted
     with pytest.raises(TypeError, match="close must be the reason in words"):
         evidence.claim("close", VALUES, close=True)

@@ -84,8 +84,8 @@ def edited(text, old, new):
             False,
         ),
         ("a flipped verdict", "A beats B | holds", "A beats B | not shown", False),
-        ("a flipped close verdict", "close ≈not shown, not", "close ≈holds, not", True),
-        ("a close verdict that is refuted", "not refuted", "refuted", False),
+        ("a flipped close verdict", "≈not shown, but close |", "≈holds, but close |", True),
+        ("a close verdict that is refuted", "but close |", "but close, refuted |", False),
         ("the control's outcome", "; beyond its", "; not beyond its", False),
     ],
 )

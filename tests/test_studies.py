@@ -210,12 +210,12 @@ def recorded(own, tmp_path, monkeypatch):
 
 def test_a_sweep_shows_what_is_taken_and_what_was_higher(recorded):
     table = studies.sweep(recorded, "numbers", {"a": 2})
-    assert table.cells[0] == ["a", "1: 10.3   [2: 20.3]   3: 30.3*", "10.0 [10.0, 10.0]"]
+    assert table.cells[0] == ["a", "1: 10.3 · [2: 20.3] · 3: 30.3*", "10.0 [10.0, 10.0]"]
     html = table._repr_html_()
     assert html.startswith("<details><summary>Which number") and html.endswith("</details>")
     assert "≈" not in repr(table) and "measured" not in html, "read from a file: exact"
     assert studies.sweep(recorded, "numbers", {"a": 3}).cells[0][1:] == [
-        "1: 10.3   2: 20.3   [3: 30.3*]",
+        "1: 10.3 · 2: 20.3 · [3: 30.3*]",
         "",
     ]
 

@@ -31,11 +31,12 @@ def test_tables_need_no_matplotlib():
 
 
 def test_a_reader_sees_clean_numbers_and_the_test_sees_their_room():
-    table = tables.table([{"a": 0.5, "b": Interval(27.4, 25.1, 29.9), "c": 3, "d": "close ≈holds"}])
+    close = "≈holds, but close"
+    table = tables.table([{"a": 0.5, "b": Interval(27.4, 25.1, 29.9), "c": 3, "d": close}])
     page = table._repr_html_()
     assert "≈" not in page
     assert '<span class="measured">27.4</span> [<span class="measured">25.1</span>' in page
-    assert 'close <span class="close">holds</span>' in page
+    assert '<span class="close">holds</span>, but close' in page
     forms, metadata = table._repr_mimebundle_()
     assert "≈ 27.4 [≈ 25.1, ≈ 29.9]" in forms["text/plain"]
     mean, end = pytest.approx(6 * 2.4), pytest.approx(8 * 2.4)
@@ -61,3 +62,18 @@ def test_a_number_that_is_none_is_stored_as_none():
     """JSON has no NaN; a number that appears or vanishes fails in the strict comparison."""
     parts = [tables.approx(float("nan")), tables.approx(1.0, room=float("inf"))]
     assert tables.numbers_of(parts) == [[None, None], [1.0, None]]
+
+
+@pytest.mark.parametrize(
+    "low, high, text",
+    [
+        (25.1, 29.9, "≈ 27.5 [≈ 25.1, ≈ 29.9]"),
+        (92.69, 92.75, "≈ 92.72 [≈ 92.69, ≈ 92.75]"),
+        (0.04, 2.0, "≈ 1.02 [≈ 0.04, ≈ 2.00]"),
+        (-0.0008, 0.0012, "≈ 0.0002 [≈ -0.0008, ≈ 0.0012]"),
+        (0.0, 2.0, "≈ 1.0 [≈ 0.0, ≈ 2.0]"),
+        (3.0, 3.0, "≈ 3.0 [≈ 3.0, ≈ 3.0]"),
+    ],
+)
+def test_an_interval_shows_its_width_and_its_side_of_zero(low, high, text):
+    assert tables.approx_interval(Interval((low + high) / 2, low, high)) == text

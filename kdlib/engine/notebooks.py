@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
     """What a display of `evidence.claim` says."""
 
     text: str
-    verdict: str  # "holds", "not shown", "close ≈holds" or "close ≈not shown"
+    verdict: str  # "holds", "not shown", "≈holds, but close" or "≈not shown, but close"
     near: bool  # another processor could turn it
     numbers: str
 

@@ -225,7 +225,7 @@ def sweep(
             star = "*" if value == best else ""
             cell = f"{value}: {mean:.1f}{star}"
             cells.append(f"[{cell}]" if value == mine else cell)
-        line: dict[str, Any] = {"": row, "setting: validation, %": "   ".join(cells)}
+        line: dict[str, Any] = {"": row, "setting: validation, %": " · ".join(cells)}
         if mine is not None:
             line["highest − taken"] = "" if mine == best else _behind(
                 found.runs, methods[best], methods[mine], metric
