@@ -791,7 +791,7 @@ def test_lab_on_the_originals(started, tmp_path, capsys):
     line, _ = started(originals=True)
     assert line == lab.command(root=lab.is_root(), display=lab.has_display())
     assert f"--FileContentsManager.preferred_dir={notebooks.FOLDER}" in line
-    assert not any("default_url" in part for part in line)
+    assert "--LabApp.default_url=/lab/workspaces/originals" in line
     assert not (tmp_path / "mine").exists() and "mine" not in capsys.readouterr().out
 
 
@@ -865,18 +865,25 @@ def test_lab_answers_on_the_printed_address(home, tmp_path):
         lines = []
         for line in process.stdout:
             lines.append(line)
-            address = re.search(r"(http://[\w.]+:\d+)/lab(/tree/[\w./]+)?\?token=\w+", line)
+            address = re.search(r"(http://[\w.]+:\d+)/lab(/[\w./]+)?\?token=\w+", line)
             if address:
                 break
         else:
             pytest.fail("no address was printed:\n" + "".join(lines))
         assert "Traceback" not in "".join(lines)
-        assert address[2] == ("/tree/mine/01_motivation.ipynb" if folder == "mine" else None)
+        page = "/tree/mine/01_motivation.ipynb" if folder == "mine" else "/workspaces/originals"
+        assert address[2] == page
         assert f'"preferredPath": "{folder}"' in fetch(address[0], patience=30)
         token = address[0].split("?")[1]
-        name = "@jupyterlab/apputils-extension:notification"
-        setting = fetch(f"{address[1]}/lab/api/settings/{name}?{token}", patience=30)
-        assert json.loads(setting)["schema"]["properties"]["fetchNews"]["default"] == "false"
+
+        def default(plugin, setting):
+            found = fetch(
+                f"{address[1]}/lab/api/settings/@jupyterlab/{plugin}?{token}", patience=30
+            )
+            return json.loads(found)["schema"]["properties"][setting]["default"]
+
+        assert default("apputils-extension:notification", "fetchNews") == "false"
+        assert default("docmanager-extension:plugin", "autosave") is (folder == "mine")
     finally:
         process.terminate()
         process.communicate(timeout=30)

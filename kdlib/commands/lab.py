@@ -15,7 +15,9 @@ from kdlib.engine import copies, notebooks
 from kdlib.engine.environment import one_thread_environment, quiet_environment
 
 HELP = "open JupyterLab on your own copies of the notebooks, in mine/"
-SETTINGS = Path(__file__).resolve().parents[1] / "assets" / "jupyter"  # no question about news
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+SETTINGS = ASSETS / "jupyter"  # no question about news
+ORIGINALS = ASSETS / "jupyter_originals"  # written when asked to, not by themselves
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,11 +58,11 @@ def command(
 ) -> list[str]:
     """The command line of the server; `options` come last, so they win.
 
-    The server may read the whole kit (a notebook links to the library), and opens in `folder`, if
-    asked to at the notebook `first`. Quiet: what Jupyter prints at this log level is its address,
+    The server may read the whole kit (a notebook links to the library), and opens in `folder`, at
+    the notebook `first` or, without one, in a workspace of its own. Quiet: what Jupyter prints at this log level is its address,
     with the token.
     """
-    page = quote(f"/lab/tree/{folder.name}/{first}")
+    page = quote(f"/lab/tree/{folder.name}/{first}") if first else "/lab/workspaces/originals"
     return [
         sys.executable,
         "-m",
@@ -69,7 +71,7 @@ def command(
         "--LabApp.log_level=ERROR",
         f"--ServerApp.root_dir={folder.parent}",
         f"--FileContentsManager.preferred_dir={folder}",
-        *([f"--LabApp.default_url={page}"] if first else []),
+        f"--LabApp.default_url={page}",
         # Nothing is asked of the network.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -105,7 +107,7 @@ def start(options: Sequence[str] = (), *, originals: bool = False) -> int:
     if not originals:
         folder, first = copies.FOLDER, _refresh_copies()
     line = command(options, root=is_root(), display=has_display(), folder=folder, first=first)
-    environment = os.environ | server_environment()
+    environment = os.environ | server_environment(originals=originals)
     print("Starting JupyterLab. Stop it with Ctrl-C.", flush=True)
     if os.name == "posix":  # become the server: signals reach it directly
         os.execve(line[0], line, environment)
@@ -117,13 +119,14 @@ def start(options: Sequence[str] = (), *, originals: bool = False) -> int:
             continue
 
 
-def server_environment() -> dict[str, str]:
+def server_environment(*, originals: bool = False) -> dict[str, str]:
     """Variables of the server and its kernels."""
     given = os.environ.get("JUPYTER_CONFIG_PATH")
+    own = [str(ORIGINALS)] * originals + [str(SETTINGS)]
     return {
         # The kernel "python3" of this environment, not one that the user installed for another.
         "JUPYTER_PREFER_ENV_PATH": "1",
-        "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, [given, str(SETTINGS)])),
+        "JUPYTER_CONFIG_PATH": os.pathsep.join([*filter(None, [given]), *own]),
         **one_thread_environment(),
         **quiet_environment(),
     }
