@@ -59,8 +59,8 @@ def command(
     """The command line of the server; `options` come last, so they win.
 
     The server may read the whole kit (a notebook links to the library), and opens in `folder`, at
-    the notebook `first` or, without one, in a workspace of its own. Quiet: what Jupyter prints at this log level is its address,
-    with the token.
+    the notebook `first` or, without one, in a workspace of its own. Quiet: what Jupyter prints at
+    this log level is its address, with the token.
     """
     page = quote(f"/lab/tree/{folder.name}/{first}") if first else "/lab/workspaces/originals"
     return [
