@@ -18,6 +18,7 @@ COMMANDS = {
     "record": "kdlib.commands.record",
     "team": "kdlib.commands.team",
     "report": "kdlib.commands.report",
+    "bench": "kdlib.commands.bench",
     "doctor": "kdlib.commands.doctor",
 }
 

@@ -1,10 +1,12 @@
 """The same calls on a GPU: every method, half precision, checkpoints, comparisons."""
 
+import math
+
 import pytest
 import torch
 from test_training import build, conv, toy, trained, weights
 
-from kdlib import data, distillers, experiments, stages, training
+from kdlib import data, distillers, experiments, language, stages, training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 
@@ -114,3 +116,47 @@ def test_measures_read_a_network_on_the_gpu(teacher):
     attack = analysis.successful_attacks(network, *split, epsilon=0.2)
     assert 0 <= attack.rate <= 100
     assert analysis.linear_cka(split.images, split.images) == pytest.approx(1)
+
+
+# --- language
+
+
+@pytest.mark.parametrize("method", ["sft", "kd", "seqkd", "gkd", "minillm"])
+def test_language_methods_run_on_the_gpu(method):
+    """The same batches on both devices; what a student draws there may differ in a last bit."""
+    pairs = language.corpus.examples("train", 64, seed=0)
+    tokenizer = language.Words(language.corpus.VOCABULARY)
+    histories = []
+    for device in ("cpu", "cuda"):
+        student, teacher = (
+            training.build(lambda: language.GPT(len(tokenizer), 64, dim=24, depth=1, heads=4), seed)
+            for seed in (0, 1)
+        )
+        own = {} if method == "sft" else {"teacher": teacher.to(device)}
+        found = language.fit(
+            student.to(device), pairs, tokenizer, method=method, steps=4, epochs=1, batch_size=8,
+            progress=False, **own,
+        )  # fmt: skip
+        assert next(student.parameters()).device.type == device
+        histories.append(found.history[-1]["loss"])
+    if method in ("sft", "kd"):
+        assert histories[1] == pytest.approx(histories[0], rel=1e-2)
+    assert all(map(math.isfinite, histories))
+
+
+@pytest.mark.parametrize("kind", ["forward", "reverse", "jsd"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fused_divergence_follows_the_cpu(kind, dtype):
+    stream = torch.Generator().manual_seed(0)
+    shapes = [(2, 5, 16), (97, 16), (2, 5, 24), (97, 24)]
+    plain = [torch.randn(shape, generator=stream).to(dtype) for shape in shapes]
+    values, gradients = [], []
+    for device in ("cpu", "cuda"):
+        hidden, weight, *lesson = (x.to(device) for x in plain)
+        hidden.requires_grad_()
+        value = language.linear_divergence(hidden, weight, tuple(lesson), kind, chunk=4)
+        values.append(value.item())
+        gradients.append(torch.autograd.grad(value, hidden)[0].float().cpu())
+    room = 1e-4 if dtype == torch.float32 else 5e-2
+    assert values[1] == pytest.approx(values[0], rel=room)
+    torch.testing.assert_close(gradients[1], gradients[0], atol=room, rtol=room)

@@ -1,0 +1,52 @@
+"""The benchmarks by name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from kdlib.benchmarks.plan import Plan
+from kdlib.benchmarks.rows import Row
+
+BOTH = ("cpu", "cuda")
+
+
+class Benchmark(NamedTuple):
+    """A measurement: a function of this package, the devices that it is for, seconds it may take.
+
+    The function is named "module:function", so that listing imports nothing.
+    """
+
+    title: str
+    function: str
+    limits: dict[str, float]  # by device: the longest that it may take
+
+    @property
+    def measure(self) -> Callable[[Plan], Iterator[Row]]:
+        module, _, name = self.function.partition(":")
+        return getattr(importlib.import_module(f"kdlib.benchmarks.{module}"), name)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "recipe": Benchmark(
+        "the published recipe: our loop beside the published one", "vision:recipe", {"cuda": 90}
+    ),
+    "methods": Benchmark(
+        "a step of each method beside a plain step", "vision:methods", {"cpu": 300, "cuda": 200}
+    ),
+    "input": Benchmark(
+        "batches beside the step that reads them", "vision:input_pipeline", {"cpu": 60, "cuda": 30}
+    ),
+    "operations": Benchmark("where the time of a step goes", "vision:operations", {"cuda": 60}),
+    "objectives": Benchmark(
+        "language objectives beside fine-tuning", "text:objectives", {"cuda": 100}
+    ),
+    "fused": Benchmark(
+        "the divergence with the output layer, fused", "text:fused", {"cpu": 120, "cuda": 30}
+    ),
+    "sampling": Benchmark("sampling with a cache", "text:sampling", {"cpu": 120, "cuda": 40}),
+    "compiled": Benchmark(
+        "the published recipe with torch.compile", "vision:compiled", {"cuda": 200}
+    ),
+}
