@@ -506,7 +506,8 @@ def test_only_regular_files_come_out(project, tmp_path):
     code = (
         "import os; os.chdir('/tmp/results'); os.mkdir('d'); open('d/good', 'w').write('good');"
         f"os.symlink({str(secret)!r}, 'd/link'); os.symlink({str(secret.parent)!r}, 'folder');"
-        "os.mkfifo('pipe'); os.symlink('pipe', 'e'); os.link('d/good', 'hard')"
+        "os.mkfifo('pipe'); os.symlink('pipe', 'e'); os.link('d/good', 'hard');"
+        "open('closed', 'w'); os.chmod('closed', 0); os.mkdir('shut', 0)"
     )
     assert caught(code, project, writable=made).returncode == 0
     found = {path.relative_to(made).as_posix(): path for path in made.rglob("*")}
