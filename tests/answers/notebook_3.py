@@ -67,8 +67,8 @@ def unpaired(a, b, factor=2.7764451, n=5):
     return (a - b).mean() - half, (a - b).mean() + half
 
 
-def ranks(*given):
-    return lambda teachers: given
+def predictions(*given):
+    return lambda statements: torch.tensor(given)
 
 
 HARMFUL, FLATTERING = {"temperature": 16.0, "alpha": 1.0}, {"lr": 0.12, "alpha": 0.5}
@@ -81,7 +81,7 @@ def recipes(first=HARMFUL, second=FLATTERING):
 RIGHT = {
     "3.1": combined,
     "3.2": hook(lambda seen: seen[2]),
-    "3.3": ranks(2, 1, 3),
+    "3.3": predictions(True, False, True),
     "3.4": ends,
     "3.5": recipes(),
     "3.6": attention(),
@@ -134,11 +134,12 @@ WRONG = [
     ("3.2", lambda model, *x: hook(lambda seen: seen[2])(model.train(), *x), "mode changed"),
     ("3.2", torch.no_grad()(hook(lambda seen: seen[2])), "carry no gradient"),
     ("3.2", lambda model, name, images: model[:3](images) + 1, "output of the module called"),
-    ("3.3", ranks(3, 1, 2), "half the time"),
-    ("3.3", ranks(2, 3, 1), "from the worst"),
-    ("3.3", ranks(1, 2, 3), "one that saw shifts"),
-    ("3.3", ranks(1, 1, 2), "three different ranks"),
-    ("3.3", ranks(1), "shape must be [3]"),
+    ("3.3", predictions(True, True, True), "statement 2"),
+    ("3.3", predictions(True, False, False), "statement 3"),
+    ("3.3", predictions(False, False, True), "statement 1"),
+    ("3.3", predictions(False, True, False), "statement 1"),
+    ("3.3", predictions(1, 2, 3), "True or False for each"),
+    ("3.3", predictions(True), "shape must be [3]"),
     ("3.4", unpaired, "seed by seed"),
     ("3.4", lambda a, b: unpaired(a, b, factor=2.3060041), "there are 4 degrees"),
     ("3.4", lambda a, b: unpaired(a, b, n=1), "and divide by the root of n"),
