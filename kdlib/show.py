@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ os.environ.update(quiet_environment())  # before Matplotlib looks for a place of
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -310,6 +312,60 @@ def branches(
     text = "The teacher's final logits enter every loss on the right; its stages enter none."
     axes.text(5.2, -0.35, text, ha="center", fontsize=9)
     return picture
+
+
+def compared(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray | None, str]],
+    *,
+    columns: int = 3,
+    titles: tuple[str, str] = ("teacher", "student"),
+) -> Figure:
+    """What methods compare: a panel each, with two matrices and a sentence.
+
+    A matrix is drawn from white (its least value) to dark (its largest) in the method's hue, so
+    that it reads in grey as well; NaN is grey. A matrix of texts is written out.
+
+    Args:
+        panels: {method: (of the teacher, of the student or None, what is compared)}; each is a
+            matrix [rows, columns] of numbers or of short texts.
+        titles: of the two matrices, written above those of the first panel.
+    """
+    rows = -(-len(panels) // columns)
+    picture, frame = figure(height=1.9 * rows)
+    picture.set_layout_engine("none")
+    frame.set(position=(0, 0, 1, 1), xlim=(0, columns), ylim=(rows, 0))
+    frame.axis("off")
+    for place, (method, (left, right, sentence)) in enumerate(panels.items()):
+        row, column = divmod(place, columns)
+        colour = look(method)["color"]
+        red, green, blue = to_rgb(colour)
+        dark = to_hex((0.35 * red, 0.35 * green, 0.35 * blue))
+        shades = LinearSegmentedColormap.from_list(method, ["white", colour, dark])
+        frame.text(column + 0.04, row + 0.13, method, fontweight="bold", color=dark)
+        for side, matrix in enumerate((left, right)):
+            if matrix is not None:
+                corner = (column + 0.04 + 0.47 * side) / columns, 1 - (row + 0.69) / rows
+                cell = picture.add_axes((*corner, 0.43 / columns, 0.5 / rows), anchor="NW")
+                _matrix(cell, matrix, shades)
+                if place == 0:
+                    cell.set_title(titles[side], fontsize=9, loc="left" if side else "right")
+        lines = "\n".join(textwrap.wrap(sentence, 129 // columns))
+        frame.text(column + 0.04, row + 0.73, lines, fontsize=8, va="top")
+    return picture
+
+
+def _matrix(axes: Axes, matrix: np.ndarray, shades: Any) -> None:
+    """One matrix in a frame; of texts, each sign in its cell."""
+    written = matrix.dtype.kind == "U"
+    values = np.char.str_len(matrix) * 0.0 if written else matrix
+    axes.set(xticks=[], yticks=[], facecolor="#d0d0d0")
+    axes.imshow(values, cmap=shades, aspect="equal")
+    axes.grid(False)
+    for side in axes.spines.values():
+        side.set(visible=True, color=shades(0.6))
+    if written:
+        for (row, column), sign in np.ndenumerate(matrix):
+            axes.text(column, row, sign, ha="center", va="center", fontsize=8, color=shades(1.0))
 
 
 def words(

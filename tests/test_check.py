@@ -45,12 +45,13 @@ KINDS = {
     "list of arrays": lambda result: [row.numpy() for row in result],
     "array of tensors": lambda result: np.array([*result, None], dtype=object)[:-1],
 }
-TRAINED = {"2.1", "3.1", "3.2", "3.5", "5.2", "6.1", "6.2"}  # the answer has to carry a gradient
+TRAINED = {"2.1", "3.1", "3.2", "3.7", "5.2", "6.1", "6.2"}  # the answer has to carry a gradient
+RECIPES = {"3.5"}  # the answer is no number
 
 
 @needs_answers
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", sorted(set(module.exercises()) - TRAINED))
+@pytest.mark.parametrize("name", sorted(set(module.exercises()) - TRAINED - RECIPES))
 def test_right_answer_of_another_type_passes(name, kind):
     def answer(*given):
         result = RIGHT[name](*given)

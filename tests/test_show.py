@@ -116,6 +116,32 @@ def test_branches_shows_every_stage_with_its_shape_and_loss():
     assert sum("OFA" in text for text in texts) == 4, "a loss a branch, and one at the end"
 
 
+def test_compared_draws_a_panel_for_each_method():
+    numbers = np.array([[0.0, 1.0], [np.nan, 3.0]])
+    signs = np.array([["+", ""], ["-", "+"]])
+    fig = show.compared(
+        {"KD": (numbers, numbers + 1, "Answers, softened."), "CRD": (signs, None, "Pairs. " * 12)},
+        titles=("big", "small"),
+    )
+    frame, *cells = fig.axes
+    assert [cell.get_title("left") or cell.get_title("right") for cell in cells] == [
+        "big", "small", "",
+    ]  # fmt: skip
+    texts = [text.get_text() for text in frame.texts]
+    assert texts[0::2] == ["KD", "CRD"] and "Answers, softened." in texts
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 43
+    assert [text.get_text() for text in cells[2].texts] == ["+", "", "-", "+"]
+
+
+def test_compared_reads_in_grey():
+    """The least value is light and the largest dark, whatever the hue."""
+    for method in ("KD", "DKD", "VID", "RKD", "CRD"):
+        fig = show.compared({method: (np.array([[0.0, 0.5, 1.0]]), None, "")})
+        image = fig.axes[1].images[0]
+        light = image.cmap(image.norm(np.array([0.0, 0.5, 1.0])))[:, :3] @ [0.299, 0.587, 0.114]
+        assert light[0] > light[1] + 0.2 and light[1] > light[2] + 0.1
+
+
 def test_words_stand_on_their_colours_and_break_into_lines():
     long = ["word"] * 30
     fig = show.words({"coloured": (["low", "high"], [-2.0, 2.0]), "plain": (long, None)},

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlib import data, studies, training
 from kdlib.check import as_tensor, compare, exercise, normal
+from kdlib.studies.tuning_3 import POCKET, SHIFTS
 
 
 @exercise("3.1")
@@ -86,6 +90,29 @@ def _hook(answer: Callable) -> str | None:
 
 
 @exercise("3.3")
+def _predictions(answer: Callable) -> str | None:
+    """Three predictions"""
+    runs = studies.read("tuning_3")["digit rate"].runs  # on validation, with other seeds
+
+    def ahead(ours: str, theirs: str) -> bool:
+        return runs.values(f"{ours} | 0.01").mean() > runs.values(f"{theirs} | 0.01").mean()
+
+    plain, short = "KD, teacher without shifts", "KD, teacher with shifts, short"
+    truth = [ahead("KD", plain), ahead(short, plain), ahead("alone + shifts", "KD")]
+    reasons = (
+        "statement 1: compare the first two rows of the table of teachers",
+        "statement 2: the shifts alone do not make the teacher; the shorter training took away "
+        "its lead in accuracy, and the lead of its students went with it",
+        "statement 3: augmentation at second hand is not better than the augmentation itself",
+    )
+    right, result = torch.tensor(truth).double(), as_tensor(answer((1, 2, 3)))
+    message = compare(result, right, {}, "return True or False for each statement")
+    if message is None or "True or False" not in message or not set(result.tolist()) <= {0, 1}:
+        return message
+    return reasons[int((result.double() != right).nonzero()[0])]
+
+
+@exercise("3.4")
 def _paired(answer: Callable) -> str | None:
     """The interval of a paired difference"""
     ours = torch.tensor([92.1, 93.4, 91.0, 94.2, 92.8], dtype=torch.float64)
@@ -123,7 +150,84 @@ def _paired(answer: Callable) -> str | None:
     )
 
 
-@exercise("3.4")
+RECIPE: dict[str, Any] = dict(epochs=5, lr=2e-3, temperature=4.0, alpha=0.9)
+DECENT = 85, 75  # accuracy of the student alone, %, in the harmful recipe and the flattering one
+APART = 4, 3  # points
+
+
+@functools.cache
+def _teacher() -> nn.Module:
+    """Of other make than the notebook's, and quick."""
+
+    def network() -> nn.Module:
+        layers = nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+        return nn.Sequential(nn.Flatten(), *layers)
+
+    lesson = dict(epochs=8, batch_size=128, lr=5e-3, augment=SHIFTS)
+    return training.fresh(network, data.load("mnist-5k").train, **lesson)(70)
+
+
+@functools.cache
+def _accuracy(seed: int, epochs: int, lr: float, **options: Any) -> float:
+    """Of a pocket student on the validation digits, %; without options it learns alone."""
+    digits = data.load("mnist-5k")
+    lesson = options | dict(method="kd", teacher=_teacher()) if options else {}
+    student = training.build(POCKET, seed)
+    training.trained(
+        student, digits.train, epochs=epochs, lr=lr, batch_size=64, seed=seed, **lesson
+    )
+    return training.evaluate(student, digits.validation)["accuracy"]
+
+
+def _repeated(recipe: Mapping[str, Any]) -> tuple[float, float]:
+    """Accuracy of the student alone, and KD minus alone: means of three seeds."""
+    settings = RECIPE | dict(recipe)
+    shared = int(settings["epochs"]), float(settings["lr"])
+    options = {name: float(settings[name]) for name in ("temperature", "alpha")}
+    alone = [_accuracy(seed, *shared) for seed in (71, 72, 73)]
+    taught = [_accuracy(seed, *shared, **options) for seed in (71, 72, 73)]
+    return sum(alone) / 3, (sum(taught) - sum(alone)) / 3
+
+
+@exercise("3.5")
+def _both_ways(answer: Callable) -> str | None:
+    """One comparison, told both ways"""
+    result = answer(dict(RECIPE))
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        return "return two recipes: one in which KD harms, one in which it shines"
+    for recipe in result:
+        if not isinstance(recipe, Mapping) or not set(recipe) <= set(RECIPE):
+            return f"each recipe is a dictionary of {', '.join(RECIPE)}, and of nothing else"
+        if not 1 <= recipe.get("epochs", 5) <= 10:
+            return "epochs must be 1 to 10, so that the check stays short"
+    (harmed, harm), (flattered, gain) = map(_repeated, result)
+    if harm >= APART[1] and gain <= -APART[0]:
+        return "the other way round: the first recipe is to harm, the second to shine"
+    words = "with another teacher and other seeds"
+    if harmed < DECENT[0]:
+        return (
+            f"in the first recipe the student alone falls below {DECENT[0]} %, so nobody would "
+            "believe it: train a little longer, and slow down the taught student only"
+        )
+    if harm > -APART[0]:
+        return (
+            f"in the first recipe KD is less than {APART[0]} points behind {words}: few epochs at "
+            "a small rate, and a loss that asks for more than the right class"
+        )
+    if flattered < DECENT[1]:
+        return (
+            f"in the second recipe the student alone falls below {DECENT[1]} %, so nobody would "
+            "believe it: spoil it a little less"
+        )
+    if gain < APART[1]:
+        return (
+            f"in the second recipe KD is less than {APART[1]} points ahead {words}: look at the "
+            "curves of 2.2 for the place where the student alone suffers most"
+        )
+    return None
+
+
+@exercise("3.6")
 def _attention(answer: Callable) -> str | None:
     """Attention transfer from its formula"""
     student, teacher = normal(6, 3, 4, 4, seed=15), normal(6, 5, 4, 4, seed=16)
@@ -174,7 +278,7 @@ def _attention(answer: Callable) -> str | None:
     )
 
 
-@exercise("3.5")
+@exercise("3.7")
 def _step(answer: Callable) -> str | None:
     """A training step without its five bugs"""
     images, target = normal(8, 6, seed=13), torch.arange(8) % 3

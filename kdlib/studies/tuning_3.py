@@ -7,13 +7,68 @@ from typing import Any
 
 from kdlib import data, training
 from kdlib.experiments import compare
-from kdlib.models import ConvNet
+from kdlib.models import MLP, ConvNet
 from kdlib.records import Runs
 from kdlib.studies import SEEDS, options
 
 BIG = partial(ConvNet, (16, 32, 64), num_classes=100, dropout=0.1)
 RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)
 SMALL_MEMORY = dict(dim=64, num_negatives=256)
+
+POCKET = partial(MLP, (32, 32))
+TEACHER = partial(MLP, (400, 400), dropout=0.3)
+SHIFTS = partial(data.shift, pixels=2)
+LESSON = dict(batch_size=128, lr=2e-3)  # of the teachers of single digits
+LONG = 15  # their epochs
+SHORT = 8  # epochs after which one with shifts is as accurate as one without after LONG
+
+
+def big(epochs: int = LONG, augment: data.Augment | None = SHIFTS) -> partial:
+    """The big teacher, trained anew for every seed."""
+    digits = data.load("mnist-5k")
+    return training.fresh(TEACHER, digits.train, epochs=epochs, augment=augment, **LESSON)
+
+
+def single(**keep: Any) -> dict[str, Any]:
+    """The pocket student on single digits, judged on validation images."""
+    digits = data.load("mnist-5k")
+    return keep | dict(
+        student=POCKET, train=digits.train, evaluate_on=digits.validation, seeds=SEEDS
+    )
+
+
+def teachers(**keep: Any) -> Runs:
+    """After how many epochs is a teacher with shifts as accurate as one that sees none?"""
+    tried = options("without shifts", "epochs", (LONG, 25))
+    tried |= options("with shifts", "epochs", (2, 3, 4, 5, 6, 8, LONG, 25), augment=SHIFTS)
+    return compare(tried, experiment="teachers", **single(**keep) | LESSON | dict(student=TEACHER))
+
+
+def temperature(**keep: Any) -> Runs:
+    """Which temperature and alpha suit the pocket student in 16 quick epochs?"""
+    tried: dict[str, dict[str, Any]] = {"alone": {}}
+    for alpha in (0.1, 0.5, 0.9, 1.0):
+        temperatures = (1.0, 2.0, 4.0, 8.0, 16.0)
+        tried |= options(f"alpha {alpha:g}", "temperature", temperatures, method="kd", alpha=alpha)
+    return compare(
+        tried, experiment="temperature", teacher=big(), epochs=16, batch_size=128, lr=3e-2,
+        **single(**keep),
+    )  # fmt: skip
+
+
+def digit_rate(**keep: Any) -> Runs:
+    """Which learning rate suits the pocket student in 40 epochs, alone and with each teacher?"""
+    kinds: dict[str, dict[str, Any]] = {
+        "alone": {},
+        "alone + shifts": dict(augment=SHIFTS),
+        "KD": dict(method="kd", teacher=big()),
+        "KD, teacher without shifts": dict(method="kd", teacher=big(augment=None)),
+        "KD, teacher with shifts, short": dict(method="kd", teacher=big(epochs=SHORT)),
+    }
+    tried: dict[str, dict[str, Any]] = {}
+    for name, own in kinds.items():
+        tried |= options(name, "lr", (2e-3, 1e-2, 2e-2, 4e-2, 8e-2), **own)
+    return compare(tried, experiment="digit rate", epochs=40, batch_size=64, **single(**keep))
 
 
 def pairs(**keep: Any) -> dict[str, Any]:
@@ -91,4 +146,4 @@ def weights(**keep: Any) -> Runs:
     return compare(tried, experiment="weights", lr=0.05, **pairs(**keep))
 
 
-PARTS = (learning_rate, weights)
+PARTS = (learning_rate, weights, teachers, temperature, digit_rate)
