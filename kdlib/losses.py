@@ -84,7 +84,7 @@ def dkd(
 
     TCKD = KL of (target, rest), NCKD = KL among the other classes (C ≥ 3); `target` is int64 [B].
     KD = TCKD + (1 − p_t(y)) NCKD. The official code takes logarithms of probabilities and subtracts
-    1000 from the target's logit: NaN at a logit gap of 104. Here the target is left out, in logs.
+    1000 from the target's logit: NaN at a logit gap of 104 T. Here the target is left out, in logs.
     """
     check_logits(student_logits, teacher_logits, temperature, least=3)
     check_target(target, student_logits, student_logits.shape[1])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdlib import data, training
 from kdlib.check import as_tensor, compare, exercise, normal
 
 
@@ -261,3 +264,75 @@ def _reverse_gradient(answer: Callable) -> str | None:
         "with the reward log p - log q and its mean under q as baseline, the gradient of the loss "
         "is q (baseline - reward), entry by entry",
     )
+
+
+@exercise("2.6")
+def _harm(answer: Callable) -> str | None:
+    """A temperature and an alpha at which a good teacher does harm"""
+    pair = as_tensor(answer(_reads))
+    if not isinstance(pair, Tensor) or pair.shape != (2,) or pair.is_complex():
+        return "return two numbers, (temperature, alpha)"
+    temperature, alpha = pair.tolist()
+    if not 0.05 <= temperature <= 100:
+        return f"the temperature must lie between 0.05 and 100, got {temperature:g}"
+    if not 0.5 <= alpha <= 1:
+        return (
+            f"alpha must lie between 0.5 and 1, got {alpha:g}: with less, the labels do the harm, "
+            "not the teacher"
+        )
+    if _reads(temperature, alpha) < 10:
+        return None
+    if temperature >= 2:
+        return (
+            "these students read many 3s: at this temperature the teacher's answer to an 8 holds "
+            "something of a 3; at which temperatures does it not?"
+        )
+    return "the direction is right, but 10 % or more of the 3s are read still: go on"
+
+
+@functools.cache
+def _reads(temperature: float, alpha: float) -> float:
+    """Per cent of the validation 3s that pocket students read, mean of three that saw none."""
+    digits = data.load("mnist-5k")
+    others = digits.train.take(digits.train.labels != 3)
+    threes = digits.validation.take(digits.validation.labels == 3)
+    found = []
+    for seed in range(3):
+        student = training.build(functools.partial(_network, 32), seed)
+        training.fit(
+            student,
+            others,
+            method="kd",
+            temperature=temperature,
+            alpha=alpha,
+            teacher=_big_teacher(),
+            epochs=20,
+            lr=5e-3,
+            seed=seed,
+            progress=False,
+        )
+        found.append(training.evaluate(student, threes)["accuracy"])
+    return math.fsum(found) / len(found)
+
+
+@functools.cache
+def _big_teacher() -> nn.Module:
+    """The recipe of the notebook."""
+    teacher = training.build(functools.partial(_network, 400, dropout=0.3), 0)
+    training.fit(
+        teacher,
+        data.load("mnist-5k").train,
+        epochs=25,
+        batch_size=128,
+        augment=functools.partial(data.shift, pixels=2),
+        progress=False,
+    )
+    return teacher
+
+
+def _network(width: int, dropout: float = 0.0) -> nn.Module:
+    """784 -> width -> width -> 10, in float32 whatever the notebook's default."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for size in (784, width):
+        layers += [nn.Linear(size, width), nn.ReLU(), nn.Dropout(dropout)]
+    return nn.Sequential(*layers, nn.Linear(width, 10)).float()

@@ -56,6 +56,7 @@ RIGHT = {
     "2.3": lambda s, t, y: kl(tempered(without_target(t, y)), tempered(without_target(s, y))),
     "2.4": infonce,
     "2.5": reverse_gradient,
+    "2.6": lambda reads: [0.25, 0.5],
 }
 
 # (exercise, a common wrong answer, a part of the message that it must meet)
@@ -205,4 +206,9 @@ WRONG = [
     ("2.5", lambda s, t: reverse_gradient(s, t) / F.softmax(s, 1), "weighted with its probability"),
     ("2.5", lambda s, t: reverse_gradient(s, t) / len(s), "no mean over the batch"),
     ("2.5", lambda s, t: s - t, "entry by entry"),
+    ("2.6", lambda reads: 0.25, "return two numbers"),
+    ("2.6", lambda reads: [8.0, 1.0], "holds something of a 3"),
+    ("2.6", lambda reads: [1.9, 1.0], "the direction is right"),
+    ("2.6", lambda reads: [0.0, 1.0], "between 0.05 and 100, got 0"),
+    ("2.6", lambda reads: [8.0, 0.01], "between 0.5 and 1, got 0.01: with less, the labels"),
 ]
