@@ -26,10 +26,9 @@ from kdlib.records import METRIC, Runs
 from kdlib.tables import NEARLY as NEAR
 from kdlib.tables import (
     Interval,
+    Mark,
     Numbers,
     Table,
-    approx,
-    Mark,
     approx_interval,
     as_html,
     numbers_of,
