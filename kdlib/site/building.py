@@ -117,7 +117,7 @@ class _Site:
         questions = {lesson.page: self._words(lesson.question, lesson) for lesson in self.lessons}
         return self._page(
             "index.html.j2", "index.html", "Knowledge distillation",
-            lessons=self.lessons, questions=questions, hero=self.lessons[0].hero,
+            lessons=self.lessons, questions=questions, hero=self.lessons[0].first_picture,
         )  # fmt: skip
 
     def _words(self, markdown: str, lesson: Lesson) -> str:

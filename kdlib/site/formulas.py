@@ -13,7 +13,7 @@ MENDED = (
     # MathML Core has no menclose: the style sheet draws the frame.
     (r'<menclose notation="box">(.*?)</menclose>', r'<mrow class="boxed">\1</mrow>'),
     # Fonts seldom have an arrow that grows with what stands below it.
-    (r"<(munderover|munder|mover)><mo>→</mo>", r"<\1><mo>⟶</mo>"),
+    (r"<(munderover|munder|mover)><mo[^>]*>→</mo>", r"<\1><mo>⟶</mo>"),
 )
 
 

@@ -78,6 +78,9 @@ def link(soup: Any, terms: Iterable[Term], address: str) -> None:
     """Link the first use of each term in the texts of a page; `address` is of the glossary."""
     from bs4 import NavigableString
 
+    terms = tuple(terms)
+    if not terms:
+        return
     pattern, known = matcher(terms)
     seen: set[Term] = set()
     for text in list(soup.find_all(string=pattern)):

@@ -23,7 +23,6 @@ from kdlib.site.symbols import imported
 TEMPLATES = Path(__file__).with_name("templates")
 # The first that an output has is shown; a widget needs a kernel, so its still picture is.
 SHOWN = ["text/html", "text/markdown", "image/png", "text/plain"]
-HERO = "hero"  # the id of the cell whose figure opens the course
 
 
 @dataclass
@@ -51,10 +50,9 @@ class Lesson:
         return f"notebooks/{self.path.name}"
 
     @property
-    def hero(self) -> Picture | None:
-        """The figure of the cell `HERO`, else the first one, if it has any."""
-        every = [picture for beside in self.pictures.values() for picture in beside]
-        return next(iter(self.pictures.get(HERO, every)), None)
+    def first_picture(self) -> Picture | None:
+        """The figure that opens the notebook, if it has any."""
+        return next((picture for beside in self.pictures.values() for picture in beside), None)
 
     def section(self, number: str) -> Section | None:
         """The section with this number, None if there is none."""
