@@ -514,6 +514,9 @@ def test_texts_of_figures():
     cells.append(cell("text", "### 2.2 Next\n\n**Look.** Another figure."))
     notebook = nbformat.v4.new_notebook(cells=cells)
     files, found = pictures.collect(notebook, "01_a")
+    drawn = 'axes.set(xlabel="T", title=f"{x}")\naxes.set_ylabel("loss, nats")\nfig.suptitle("T")'
+    assert pictures.labels(drawn) == ["T", "loss, nats"] and pictures.labels("%magic") == []
+    assert pictures.plain(r"$e^{-6} \approx 0.002$, `a_b`, *so*") == "e^-6 ≈ 0.002, a_b, so"
     first, second, third = (one[0] for one in found.values())
     assert first == ("01_a/c1.png", 64, 48, "Figure: 2.1 Why T^2. The blue line kd rises.")
     assert second.alt == "Own text of the cell"

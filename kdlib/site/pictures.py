@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import io
 import re
 from typing import Any, NamedTuple
 
 WORTH = 0.9  # a picture is packed again if this saves a tenth
-LONGEST = 160  # signs of a sentence in an alt text
+LONGEST = 240  # signs of a sentence in an alt text
+SIGNS = {"approx": "≈", "to": "→", "times": "×", "le": "≤", "ge": "≥", "pm": "±", "infty": "∞"}
+LABELS = ("title", "suptitle", "xlabel", "ylabel")
 
 
 class Picture(NamedTuple):
@@ -73,8 +76,9 @@ def _size(png: bytes) -> tuple[int, int]:
 def described(cells: list[Any], number: int) -> str:
     """The alt text of a figure that has none of its own.
 
-    The rule: the last heading before the figure, then the first sentence of the "Look." that
-    follows it within the section. So it says what the figure is about and what is to be seen.
+    The rule: the last heading before the figure, the titles and axis labels that its cell writes,
+    and the first sentence of the "Look." that follows within the section. So it says what the
+    figure is about, what is drawn, and what is to be seen.
     """
     heading = ""
     for cell in cells[: number + 1]:
@@ -85,15 +89,33 @@ def described(cells: list[Any], number: int) -> str:
     for cell in cells[number + 1 :]:
         if cell.cell_type == "markdown":
             before = re.split(r"^#{1,4} ", cell.source, maxsplit=1, flags=re.MULTILINE)[0]
-            match = re.search(r"\*\*Look\.?\*\* *(.+?[.?:])(?=\s|$)", before, re.DOTALL)
+            match = re.search(r"\*\*Look\.?\*\* *(.+?[.?])(?=\s|$)", before, re.DOTALL)
             look = plain(match[1]) if match else ""
             break
-    text = f"Figure: {plain(heading).rstrip('.?')}."
-    return f"{text} {look}" if look and len(look) <= LONGEST else text
+    drawn = "; ".join(labels(cells[number].source))
+    parts = [f"Figure: {plain(heading).rstrip('.?')}.", f"{drawn}." if drawn else ""]
+    return " ".join([part for part in parts if part] + [look] * (len(look) <= LONGEST)).strip()
+
+
+def labels(source: str) -> list[str]:
+    """The titles and axis labels that a cell gives to its figure, as far as they are literal."""
+    try:
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    except SyntaxError:
+        return []
+    given = [word.value for call in calls for word in call.keywords if word.arg in LABELS]
+    for call in calls:
+        if isinstance(call.func, ast.Attribute) and call.func.attr.removeprefix("set_") in LABELS:
+            given += call.args[:1]
+    texts = [one.value for one in given if isinstance(one, ast.Constant)]
+    found = [plain(text).rstrip(".") for text in texts if isinstance(text, str)]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def plain(markdown: str) -> str:
     """Markdown as words: no emphasis, links, code marks; formulas lose their commands."""
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", markdown)
+    for command, sign in SIGNS.items():
+        text = re.sub(rf"\\{command}\b", sign, text)
     text = re.sub(r"\\(?:mathrm|text|mathcal|mathbf|tilde|bar|hat)\b|\\[,;! ]", "", text)
     return re.sub(r"[*`$\\{}]|(?<!\w)_|_(?!\w)", "", text).strip()
