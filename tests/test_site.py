@@ -40,7 +40,7 @@ def pages(files):
     kept = [
         name
         for name in files
-        if name.endswith(".html") and (name.count("/") < 2 or "losses" in name or "hf" in name)
+        if name.endswith(".html") and (name.count("/") < 2 or "losses" in name or "assets" in name)
     ]
     return {name: BeautifulSoup(files[name].decode(), "html.parser") for name in kept}
 
@@ -198,6 +198,8 @@ def test_calls_lead_to_the_source(pages):
     assert source.get_text().startswith("def kd(")
     handbook = pages["handbook.html"]
     assert handbook.find("a", href="source/kdlib/homework/course.toml.html")
+    card = pages["source/kdlib/assets/README.md.html"].find("main")  # Markdown is drawn
+    assert card.h1.get_text().startswith("Data card") and card.find("table")
 
 
 def test_the_rules_are_in_both_languages(pages):

@@ -23,7 +23,7 @@ RULES = {"en": "rules.html", "ru": "rules_ru.html"}
 TITLES = {"en": "Rules of the course", "ru": "Правила курса"}
 SOURCES = "source/index.html"
 ASSETS = ("style.css", "math.woff2")
-RUSSIAN = re.compile(r"^## .*[а-яё].*$", re.MULTILINE | re.IGNORECASE)
+RUSSIAN = re.compile(r"## .*[а-яё]", re.IGNORECASE)  # the heading of a section
 
 
 class Entry(NamedTuple):
@@ -86,24 +86,13 @@ class _Site:
         found["index.html"] = self._index()
         found[glossary.PAGE] = self._glossary()
         found |= {page: self._rules(language) for language, page in RULES.items()}
-        found[HANDBOOK] = self._handbook()
+        found[HANDBOOK] = self._text(self._readme()[0], "README.md", HANDBOOK, "Handbook")
         return found | self._sources()
 
     def _page(self, template: str, page: str, title: str, **values: Any) -> str:
-        return (
-            _templates()
-            .get_template(template)
-            .render(
-                {
-                    "page": page,
-                    "title": title,
-                    "language": "en",
-                    "menu": self.menu,
-                    "to": lambda target: relative(target, page),
-                    **values,
-                }
-            )
-        )
+        shared: dict[str, Any] = {"page": page, "title": title, "language": "en"}
+        shared |= {"menu": self.menu, "to": lambda target: relative(target, page)}
+        return str(_templates().get_template(template).render(shared | values))
 
     def _lesson(self, number: int) -> str:
         lesson = self.lessons[number]
@@ -141,30 +130,29 @@ class _Site:
         return self._page("glossary.html.j2", glossary.PAGE, "Glossary", rows=rows)
 
     def _readme(self) -> tuple[str, str]:
-        """The README in English and in Russian."""
-        text = (self.project / "README.md").read_text("utf-8")
-        start = RUSSIAN.search(text)
-        return (text[: start.start()], text[start.start() :]) if start else (text, "")
+        """The README without its Russian section, and that section without its heading."""
+        parts = re.split(r"^(?=## )", (self.project / "README.md").read_text("utf-8"), flags=re.M)
+        russian = [part for part in parts if RUSSIAN.match(part)]
+        english = [part for part in parts if not RUSSIAN.match(part)]
+        return "".join(english), "".join(part.partition("\n")[2] for part in russian)
 
     def _rules(self, language: str) -> str:
-        _, russian = self._readme()
         page = RULES[language]
-        start = russian.partition("\n")[2] if language == "ru" else ""
+        start = self._readme()[1] if language == "ru" else ""
         return self._page(
             "rules.html.j2", page, TITLES[language], course=course.load(), language=language,
             other=next(RULES[other] for other in RULES if other != language),
             start=rendered(start, Prose(self.links, "README.md", page)),
         )  # fmt: skip
 
-    def _handbook(self) -> str:
+    def _text(self, markdown: str, file: str, page: str, title: str) -> str:
+        """A page of Markdown that is no notebook; `file` is where it stands in the project."""
         from bs4 import BeautifulSoup
 
-        english, _ = self._readme()
-        body = rendered(english, Prose(self.links, "README.md", HANDBOOK))
-        soup = BeautifulSoup(body, "html.parser")
+        soup = BeautifulSoup(rendered(markdown, Prose(self.links, file, page)), "html.parser")
         sections = headings.anchor(soup)
         return self._page(
-            "lesson.html.j2", HANDBOOK, "Handbook", body=str(soup), sections=sections, text=True
+            "lesson.html.j2", page, title, body=str(soup), sections=sections, text=True
         )
 
     def _sources(self) -> dict[str, str]:
@@ -176,10 +164,12 @@ class _Site:
 
     def _source(self, file: str) -> str:
         page, path = self.links.source_page(file), self.project / file
+        if path.suffix == ".md":
+            return self._text(path.read_text("utf-8"), file, page, file)
         module = file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
-        names = {}
+        names: dict[str, str] = {}
         defined = self.links.symbols.defined.get(module, {})
-        if file.endswith(".py"):
+        if path.suffix == ".py":
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             names = imports(listings.parsed(path), package)
         numbers, code = listings.listing(path, file, defined)

@@ -75,12 +75,12 @@ def parsed(path: Path) -> ast.Module:
 def summary(path: Path) -> str:
     """The first line of a module's docstring, "" without one or for another file."""
     text = (ast.get_docstring(parsed(path)) or "") if path.suffix == ".py" else ""
-    return text.partition("\n")[0]
+    return text.partition("\n")[0].replace("`", "")
 
 
 def rooms(files: Iterable[str]) -> dict[str, list[str]]:
-    """{folder: its files}, the top of the package first."""
+    """{folder: its files}: those of the package, the top first, then what stands around it."""
     found: dict[str, list[str]] = {}
-    for file in sorted(files, key=lambda one: (one.count("/"), one)):
+    for file in sorted(files, key=lambda one: (not one.endswith(".py"), one.count("/"), one)):
         found.setdefault(file.rpartition("/")[0], []).append(file)
     return found

@@ -93,8 +93,9 @@ def described(cells: list[Any], number: int) -> str:
             look = plain(match[1]) if match else ""
             break
     drawn = "; ".join(labels(cells[number].source))
-    parts = [f"Figure: {plain(heading).rstrip('.?')}.", f"{drawn}." if drawn else ""]
-    return " ".join([part for part in parts if part] + [look] * (len(look) <= LONGEST)).strip()
+    seen = look if len(look) <= LONGEST else ""
+    parts = [f"Figure: {plain(heading).rstrip('.?')}.", f"{drawn}." if drawn else "", seen]
+    return " ".join(filter(None, parts))
 
 
 def labels(source: str) -> list[str]:
