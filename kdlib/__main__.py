@@ -19,6 +19,7 @@ COMMANDS = {
     "team": "kdlib.commands.team",
     "report": "kdlib.commands.report",
     "bench": "kdlib.commands.bench",
+    "site": "kdlib.commands.site",
     "doctor": "kdlib.commands.doctor",
 }
 

@@ -43,3 +43,11 @@ def own_variables():
 def root(pytestconfig):
     """The folder of the project (a pathlib.Path)."""
     return pytestconfig.rootpath
+
+
+@pytest.fixture(scope="session")
+def site_files():
+    """The files of the site, {path: content}, made once for all tests that look at them."""
+    from kdlib import site
+
+    return site.build()
