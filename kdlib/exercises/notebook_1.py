@@ -144,7 +144,7 @@ def _order(answer: Any) -> str | None:
                 [1.0, 2, 3, 4], dtype=torch.float64
             ),
         },
-        "the table above holds all four: read them off, and find the sentence that explains the "
+        "the figure above holds all four: read them off, and find the sentence that explains the "
         "one that you misplaced",
     )
 

@@ -112,7 +112,7 @@ WRONG = [
     ("1.4", [4, 2, 1, 3], "least accurate comes first"),
     ("1.4", [1, 3, 2, 4], "drowned by the guess"),
     ("1.4", (1, 2, 3, 4), "not better than at T = 1"),
-    ("1.4", [2, 1, 4, 3], "the table above holds all four"),
+    ("1.4", [2, 1, 4, 3], "the figure above holds all four"),
     ("1.4", [1, 2, 3], "the shape must be [4], got [3]"),
     ("1.5", lambda p, T: (p / T) / (p / T).sum(1, keepdim=True), "changes nothing"),
     ("1.5", lambda p, T: p / T, "no longer sum to one"),
