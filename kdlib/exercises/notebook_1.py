@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.check import compare, exercise, normal
+from kdlib import data, training
+from kdlib.check import as_tensor, compare, exercise, normal
 
 
 @exercise("1.1")
@@ -125,6 +128,28 @@ def _jensen(answer: Callable) -> str | None:
 
 
 @exercise("1.4")
+def _order(answer: Any) -> str | None:
+    """Four ways to listen, from the least to the most accurate"""
+    return compare(
+        answer() if callable(answer) else answer,
+        torch.tensor([3.0, 1, 2, 4], dtype=torch.float64),
+        {
+            "the least accurate comes first": torch.tensor([4.0, 2, 1, 3], dtype=torch.float64),
+            "at T = 4 the three real probabilities are drowned by the guess about the others: "
+            "look at the first square of the figure": torch.tensor(
+                [1.0, 3, 2, 4], dtype=torch.float64
+            ),
+            "three probabilities, listened to at T = 4, are not better than at T = 1: what does a "
+            "temperature do to the evenly spread rest?": torch.tensor(
+                [1.0, 2, 3, 4], dtype=torch.float64
+            ),
+        },
+        "the figure above holds all four: read them off, and find the sentence that explains the "
+        "one that you misplaced",
+    )
+
+
+@exercise("1.5")
 def _temper(answer: Callable) -> str | None:
     """A temperature for a teacher that answers with probabilities"""
     probabilities, T = F.softmax(normal(6, 5, seed=12, scale=2), 1), 4.0
@@ -151,3 +176,56 @@ def _temper(answer: Callable) -> str | None:
         },
         "logits are log-probabilities up to a constant: softmax(log p / T)",
     )
+
+
+def _network(width: int, dropout: float = 0.0) -> nn.Module:
+    """The big teacher, or the pocket student."""
+    hidden = [
+        layer
+        for inputs in (784, width)
+        for layer in (nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout))
+    ]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
+
+
+@functools.cache
+def _two_digits_seen() -> tuple[Tensor, Tensor]:
+    """Validation logits of a pocket student that saw 7s and 8s only, and the labels."""
+    digits = data.load("mnist-5k")
+    teacher = training.drawn(
+        functools.partial(_network, 400, dropout=0.3), digits.train, seed=0,
+        augment=functools.partial(data.shift, pixels=2), epochs=12, batch_size=128, lr=5e-3,
+    )  # fmt: skip
+    seen = digits.train.take(
+        torch.where((digits.train.labels == 7) | (digits.train.labels == 8))[0]
+    )
+    student = training.trained(
+        training.build(functools.partial(_network, 32), seed=0), seen, seed=0, epochs=40,
+        batch_size=64, lr=2e-2, method="kd", teacher=teacher, temperature=10.0, alpha=1.0,
+    )  # fmt: skip
+    return training.predict(student, digits.validation.images), digits.validation.labels
+
+
+@exercise("1.6")
+def _lowered(answer: Any) -> str | None:
+    """Two digits teach ten: by how much to lower the two logits"""
+    b = as_tensor(answer() if callable(answer) else answer)
+    if not isinstance(b, Tensor) or b.numel() != 1 or not b.isfinite().all():
+        return "return one number: what you subtract from the logits of 7 and 8"
+    logits, labels = _two_digits_seen()
+    low = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 1, 1, 0])
+
+    def accuracy(lowered: float) -> float:
+        return 100 * ((logits - lowered * low).argmax(1) == labels).double().mean().item()
+
+    own, best = accuracy(float(b)), max(accuracy(step / 4) for step in range(41))
+    if own >= best - 3:
+        return None
+    if b < 0:
+        return "this raises the two logits, and they are too high already: subtract"
+    share = (logits - float(b) * low).argmax(1)
+    often = ((share == 7) | (share == 8)).double().mean().item()
+    told = f"it reads {own:.0f} %, with another number over {math.floor(best) - 3} %"
+    if often > 0.2:
+        return f"{told}: it still says 7 or 8 to {100 * often:.0f} % of the digits, lower them more"
+    return f"{told}: now it says 7 or 8 too seldom, lower them less"
