@@ -54,4 +54,14 @@ BENCHMARKS: dict[str, Benchmark] = {
     "input": Benchmark(
         "batches beside the step that reads them", "vision:input_pipeline", {"cpu": 60, "cuda": 60}
     ),
+    "loops": Benchmark(
+        "our loop beside a plain one and the published one", "peers:loops_beside", {"cpu": 240}
+    ),
+    "peer": Benchmark("our loop beside that of --peer", "peers:peer", {"cpu": 300}),
+    "pixels": Benchmark("channels last", "vision:pixels", {"cpu": 90}),
+    "losses": Benchmark("RKD and NST beside their plain forms", "forms:losses", {"cpu": 120}),
+    "workers": Benchmark("two worker processes beside one", "laptop:processes", {"cpu": 180}),
+    "memory": Benchmark("peak memory of each method", "laptop:memory", {"cpu": 300}),
+    "busy": Benchmark("a notebook beside a busy core", "laptop:busy", {"cpu": 600}),
+    "notebooks": Benchmark("peak memory of each notebook", "laptop:whole_notebooks", {"cpu": 3000}),
 }

@@ -49,8 +49,8 @@ def _small_methods(plan: Plan) -> Iterator[Row]:
     train, pair = networks.digits(plan), networks.small()
     steps = len(train.labels) // BATCH
     label = f"{pair.title}, teacher cached"
-    with _paced(plan, pair, train) as plain:
-        for method in _methods():
+    with paced(plan, pair, train) as plain:
+        for method in method_names():
             goal = GOALS.get(method, "")
             yield _beside(plan, plain, label, pair, train, method, steps, plan.rounds(9), goal)
 
@@ -64,8 +64,8 @@ def _published_methods(plan: Plan) -> Iterator[Row]:
             for name, precision in PRECISIONS.items():
                 own: dict[str, Any] = {**RECIPE, "precision": precision, "graphs": graphs}
                 label = f"{pair.title}, {name}, {_way(graphs)}, teacher run in each step"
-                with _paced(plan, pair, few, **own) as plain:
-                    for method in _methods():
+                with paced(plan, pair, few, **own) as plain:
+                    for method in method_names():
                         train = many if method == "crd" else few
                         yield _beside(plan, plain, label, pair, train, method, steps, rounds, **own)
 
@@ -74,11 +74,13 @@ def _way(graphs: bool) -> str:
     return "CUDA graphs" if graphs else "eager"
 
 
-def _methods() -> list[str]:
+def method_names() -> list[str]:
+    """All but plain training."""
     return [method for method in distillers.METHODS if method != "ce"]
 
 
-def _paced(plan: Plan, pair: Pair, train: data.Split, **own: Any) -> Paced:
+def paced(plan: Plan, pair: Pair, train: data.Split, **own: Any) -> Paced:
+    """A training by `fit` with these options, warmed up."""
     warmup = plan.sized(WARMUP, 1)
     return Paced(functools.partial(_scheduled, pair, train, own), plan.where, warmup)
 
@@ -105,7 +107,7 @@ def _beside(
     before = torch.cuda.memory_allocated() if plan.device == "cuda" else 0
     try:
         options = {**pair.options(method), **own}
-        with _paced(plan, pair, train, method=method, **options) as timed:
+        with paced(plan, pair, train, method=method, **options) as timed:
             ratio = in_turns(timed, plain, steps=steps, rounds=rounds)
             row.values = {"ms": 1e3 * ratio.first, "plain ms": 1e3 * ratio.second}
             row.values["images/s"] = BATCH / ratio.first
@@ -278,7 +280,7 @@ def input_pipeline(plan: Plan) -> Iterator[Row]:
     pair = networks.published(plan)[0] if plan.device == "cuda" else networks.colour(*CPU_PAIR)
     for name, precision in PRECISIONS.items() if plan.device == "cuda" else [("float32", None)]:
         own = {**RECIPE, "precision": precision, "method": "kd"}
-        with _paced(plan, pair, train, **own) as step:
+        with paced(plan, pair, train, **own) as step:
             for title, augment in ways.items():
                 batches = Looped(_endless(train, augment), plan.where)
                 ratio = in_turns(batches, step, steps=plan.sized(30, 2), rounds=plan.rounds(5))
@@ -345,6 +347,26 @@ def _profiled(
         }
 
 
+# Order of the pixels
+
+
+def pixels(plan: Plan) -> Iterator[Row]:
+    """Channels last, which the kit's convolutional networks prefer, over channels first."""
+    pair, count = networks.colour(*CPU_PAIR), plan.sized(16, 2) * BATCH
+    train = networks.noise(count, plan.where)
+    for title, augment in {"teacher cached": None, "teacher run in each step": unchanged}.items():
+        made = (
+            paced(plan, pair, train, method="kd", augment=augment, memory_format=order)
+            for order in (torch.channels_last, torch.contiguous_format)
+        )
+        last, first = made
+        with last, first:
+            ratio = in_turns(last, first, steps=count // BATCH, rounds=plan.rounds(7))
+        values = {"ms": 1e3 * ratio.first, "other ms": 1e3 * ratio.second}
+        what = f"{pair.title}, kd, {title}: channels last / channels first"
+        yield Row.measured("pixels", what, ratio, values=values, device=machine(plan.device))
+
+
 # The teacher
 
 
@@ -360,12 +382,12 @@ def teacher(plan: Plan) -> Iterator[Row]:
     for pair in pairs:
         for own in ways:
             title = pair.title + (f", {_way('graphs' in own)}" if plan.device == "cuda" else "")
-            with _paced(plan, pair, train, **own) as plain:
+            with paced(plan, pair, train, **own) as plain:
                 for method in ("kd", "hint"):
                     again = {"method": method, "augment": unchanged, **own}
                     with (
-                        _paced(plan, pair, train, method=method, **own) as kept,
-                        _paced(plan, pair, train, **again) as run,
+                        paced(plan, pair, train, method=method, **own) as kept,
+                        paced(plan, pair, train, **again) as run,
                     ):
                         compared = {
                             f"{method}, teacher cached / cross-entropy alone": (kept, plain),
