@@ -8,6 +8,7 @@ they always do, so every method will do.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
@@ -35,13 +36,17 @@ class Recorded:
             evaluation mode, which has no gradient.
 
     Raises:
-        ValueError: a pass cannot be recorded, because it waits for the GPU, for example.
+        ValueError: a pass cannot be recorded, because it waits for the GPU (`.item()`), for
+            example. A recording that fails leaves PyTorch's random numbers on the GPU unusable,
+            so the process has to be started again.
     """
 
     def __init__(self, tap: Tap, images: Tensor, precision: str | None, *, training: bool) -> None:
         self.model, self.stages = tap.model, tap.stages
         self._tap, self._shape = tap, images.shape
         record = _with_gradient if training else _without_gradient
+        # Weights were recorded on another stream than they train on; autograd waits for both.
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream", UserWarning)
         try:
             with _half(precision):
                 self._replay: Pass = record(_Pass(tap).train(training), images.clone())
@@ -50,7 +55,7 @@ class Recorded:
         except RuntimeError as error:
             raise ValueError(
                 f"graphs must be False for {type(tap.model).__name__}, whose pass cannot be "
-                f"recorded: {error}"
+                f"recorded ({error}); start this process again, the GPU's random numbers are lost"
             ) from error
 
     def __call__(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
