@@ -62,6 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     for name in arguments.only:
         inputs.choice("--only", name, tuple(BENCHMARKS))
+    for name in ("minutes", "limit"):
+        if getattr(arguments, name) is not None:
+            inputs.number(f"--{name}", getattr(arguments, name), above=0)
     if arguments.peer is not None and not arguments.peer.is_dir():
         raise ValueError(f"--peer must be a folder, got {str(arguments.peer)!r}")
     for path in filter(None, (arguments.json, arguments.markdown)):
