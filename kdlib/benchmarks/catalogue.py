@@ -54,6 +54,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "input": Benchmark(
         "batches beside the step that reads them", "vision:input_pipeline", {"cpu": 60, "cuda": 60}
     ),
+    "ranks": Benchmark(
+        "one training by two processes", "ranks:two_processes", {"cpu": 120, "cuda": 120}
+    ),
     "loops": Benchmark(
         "our loop beside a plain one and the published one", "peers:loops_beside", {"cpu": 240}
     ),
