@@ -33,6 +33,7 @@ from kdlib.distillers import (
 )
 from kdlib.engine import loop, optimizers, ranks
 from kdlib.engine.checkpoints import Checkpoint, History
+from kdlib.engine.graphs import Recorded
 from kdlib.engine.placement import placed, threads_for
 from kdlib.identity import identity
 from kdlib.stages import BATCH, Tap, evaluating, predict, stage_shapes
@@ -109,7 +110,11 @@ class ImageObjective(nn.Module):
     """
 
     def __init__(
-        self, student_tap: Tap, teacher_tap: Tap | None, distiller: Distiller, ce_weight: float
+        self,
+        student_tap: Tap | Recorded,
+        teacher_tap: Tap | Recorded | None,
+        distiller: Distiller,
+        ce_weight: float,
     ):
         super().__init__()
         self.student, self.distiller, self.ce_weight = student_tap.model, distiller, ce_weight
@@ -135,7 +140,7 @@ class ImageObjective(nn.Module):
             return terms | self.distiller(seen)
 
 
-def _joined(tap: Tap, images: Tensor, role: str) -> Outputs:
+def _joined(tap: Tap | Recorded, images: Tensor, role: str) -> Outputs:
     """Outputs for the rows of all processes; half precision becomes float32 for the losses."""
     logits, features = tap(images)
     logits = inputs.logits(role, logits, len(images))
@@ -178,6 +183,7 @@ def fit(
     device: str | torch.device | None = None,
     memory_format: torch.memory_format | None = None,
     compile: bool = False,
+    graphs: bool = False,
     checkpoint: str | Path | None = None,
     stop_after: int | None = None,
     progress: bool = True,
@@ -212,6 +218,8 @@ def fit(
             networks, where that is faster.
         compile: run the networks through `torch.compile`, which pays in long trainings on a GPU;
             only for methods that read no stages.
+        graphs: replay the networks' passes as CUDA graphs, which makes small networks several times
+            faster on an NVIDIA GPU, for every method (see `engine.graphs`).
         checkpoint: file written after every epoch. If it exists, training goes on from it, and
             ends with the weights of an uninterrupted run.
         stop_after: epochs after which to stop early, on the schedule of all `epochs`; 0 checks
@@ -241,6 +249,8 @@ def fit(
     if batch_size % world:
         raise ValueError(f"batch_size must be a multiple of {world} processes, got {batch_size}")
     device = ranks.own_device(device_of(train.images.device if device is None else device))
+    if inputs.instance("graphs", graphs, bool):
+        _check_graphs(device, compile)
     origin = _recipe_of_training(student, settings)
     kept = None
     if checkpoint is not None:
@@ -270,7 +280,6 @@ def fit(
         teacher_tap = None
         if teacher is not None:
             teacher_tap = stack.enter_context(Tap(teacher, distiller.teacher_stages))
-        objective = ImageObjective(student_tap, teacher_tap, distiller, weight)
         if not any(parameter.requires_grad for parameter in student.parameters()):
             raise ValueError("student must have parameters with requires_grad=True, got none")
         if inputs.instance("compile", compile, bool):
@@ -279,6 +288,11 @@ def fit(
             image_batches, train, classes=classes, augment=augment, mixup=mixup,
             label_smoothing=label_smoothing, cache=cache,
         )  # fmt: skip
+        taps: tuple[Any, Any] = (student_tap, teacher_tap)
+        if graphs and stop_after != 0:
+            first = next(iter(batches(batch_size=batch_size)(1, torch.Generator())))
+            taps = _recorded(student_tap, teacher_tap, first, precision)
+        objective = ImageObjective(*taps, distiller, weight)
 
         def scores(epoch: int) -> dict[str, float]:
             found = {} if validation is None else evaluate(student, validation)
@@ -318,6 +332,29 @@ def _compile(method: str, *taps: Tap) -> None:
         tap.model = torch.compile(tap.model)  # type: ignore[assignment]
 
 
+def _check_graphs(device: torch.device, compile: bool) -> None:
+    """Where networks can be recorded as CUDA graphs."""
+    reasons = {
+        f"on {device.type}: they need an NVIDIA GPU": device.type != "cuda",
+        "beside compile: choose one of them": compile,
+        "under torchrun, where networks wait for each other": ranks.join()[1] > 1,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            raise ValueError(f"graphs must be False {reason}")
+
+
+def _recorded(
+    student: Tap, teacher: Tap | None, batch: Images, precision: str | None
+) -> tuple[Recorded, Tap | Recorded | None]:
+    """Both as CUDA graphs; a teacher whose outputs are cached does not run any more."""
+    images = batch.images
+    found = Recorded(student, images, precision, training=True)
+    if teacher is None or batch.lesson is not None:
+        return found, teacher
+    return found, Recorded(teacher, images, precision, training=False)
+
+
 @contextmanager
 def _out_of_memory_told(
     objective: nn.Module, batches: Callable[..., loop.Batches], batch_size: int, seed: int
@@ -347,7 +384,7 @@ def _out_of_memory_told(
 
 
 # What does not change a training's result, or is looked at by itself.
-_NO_SETTINGS = {"student", "device", "checkpoint", "progress"}
+_NO_SETTINGS = {"student", "device", "checkpoint", "progress", "graphs"}
 
 
 @recipes.safe

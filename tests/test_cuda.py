@@ -1,12 +1,14 @@
 """The same calls on a GPU: every method, half precision, checkpoints, comparisons."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
-from test_training import build, conv, toy, trained, weights
+from test_training import CLASSES, build, conv, toy, trained, weights
 
-from kdlib import data, distillers, experiments, language, stages, training
+from kdlib import data, distillers, experiments, language, models, stages, training
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 
@@ -93,6 +95,63 @@ def test_compiled_networks_train():
     assert stages.predict(network, images().images).isfinite().all()
 
 
+# --- graphs
+
+
+def graphed(method, constructor, **settings) -> list[torch.Tensor]:
+    """Weights after a training as usual, and after one with graphs."""
+    own = {} if method == "ce" else {"ce_weight": 0.5}
+    made = [
+        trained(method, constructor=constructor, graphs=graphs, **own, **settings)
+        for graphs in (False, True)
+    ]
+    return list(map(weights, made))
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_graphs_change_no_result(method, precision, teacher):
+    own = {"teacher": teacher.cuda()} if distillers.needs_teacher(method) else {}
+    plain, recorded = graphed(
+        method, steady, device="cuda", epochs=3, augment=data.shift, precision=precision, **own
+    )
+    room = 1e-3 if precision is None else 1e-2
+    torch.testing.assert_close(recorded, plain, atol=room, rtol=room)
+
+
+def steady():
+    return models.ConvNet((4, 8), num_classes=CLASSES)
+
+
+def test_graphs_draw_the_same_dropout():
+    plain, recorded = graphed("ce", conv, device="cuda", epochs=3)
+    torch.testing.assert_close(recorded, plain, atol=1e-3, rtol=1e-3)
+
+
+def test_graphs_leave_the_network_as_it_is(teacher):
+    network, split = build(conv, 0), images()
+    before = network.forward
+    settings = dict(method="kd", batch_size=48, mixup=True, progress=False)
+    found = training.fit(
+        network, split, teacher=teacher.cuda(), validation=split, epochs=2, graphs=True, **settings
+    )
+    assert network.forward == before and not network.training
+    assert stages.predict(network, split.images).isfinite().all()
+    assert found.history[-1]["validation_loss"] == pytest.approx(
+        training.evaluate(network, split)["loss"]
+    )
+
+
+def test_graphs_resume(teacher, tmp_path):
+    settings = dict(
+        device="cuda", epochs=4, augment=data.shift, graphs=True, teacher=teacher.cuda()
+    )
+    whole = trained("kd", **settings)
+    trained("kd", checkpoint=tmp_path / "c.pt", stop_after=2, **settings)
+    resumed = trained("kd", checkpoint=tmp_path / "c.pt", **settings)
+    torch.testing.assert_close(weights(resumed), weights(whole), atol=1e-3, rtol=1e-3)
+
+
 def test_comparisons_run_on_the_gpu(teacher, tmp_path):
     runs = experiments.compare(
         {"CE": {}, "KD": {"method": "kd"}},
@@ -160,3 +219,29 @@ def test_the_fused_divergence_follows_the_cpu(kind, dtype):
     room = 1e-4 if dtype == torch.float32 else 5e-2
     assert values[1] == pytest.approx(values[0], rel=room)
     torch.testing.assert_close(gradients[1], gradients[0], atol=room, rtol=room)
+
+
+# --- a recording that fails
+
+
+WAITING = """
+import torch
+from kdlib import models, training
+
+class Waiting(models.ConvNet):
+    def forward(self, images):
+        return super().forward(images) * (1.0 if images.sum().item() > -1 else 2.0)
+
+split = torch.rand(64, 1, 8, 8).cuda(), torch.randint(4, (64,)).cuda()
+try:
+    training.fit(Waiting((4, 8)), split, epochs=1, graphs=True, progress=False)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_network_that_waits_for_the_gpu_cannot_be_recorded():
+    """In a process of its own, because a failed recording spoils the GPU's random numbers."""
+    command = [sys.executable, "-c", WAITING]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("graphs must be False for Waiting") and "again" in done.stdout

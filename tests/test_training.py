@@ -14,7 +14,8 @@ from torch import nn
 
 from kdlib import data, distillers, models, training
 from kdlib.data import Split
-from kdlib.engine import loop, placement
+from kdlib.engine import graphs, loop, placement
+from kdlib.stages import Tap
 from kdlib.training import build, fit
 
 CLASSES = 4
@@ -704,3 +705,58 @@ def test_out_of_memory_names_the_batch_that_fits():
         training.fit(Hungry(10), toy(), batch_size=32, epochs=1, progress=False)
     with pytest.raises(torch.OutOfMemoryError, match="not even 1 fits: take smaller"):
         training.fit(Hungry(0), toy(), batch_size=32, epochs=1, progress=False)
+
+
+# --- graphs (what they do on a GPU is in test_cuda.py)
+
+
+def test_graphs_need_a_gpu():
+    for own, reason in (
+        ({"graphs": True}, "on cpu: they need an NVIDIA GPU"),
+        ({"graphs": True, "stop_after": 0}, "on cpu"),
+    ):
+        with pytest.raises(ValueError, match=f"graphs must be False {reason}"):
+            trained(**own)
+    with pytest.raises(TypeError, match="graphs"):
+        trained(graphs=1)
+
+
+@pytest.mark.parametrize("method", ["ce", "kd", "hint", "at"])
+@pytest.mark.parametrize("augment", [None, data.shift])
+def test_recorded_taps_stand_for_taps(method, augment, teacher, monkeypatch):
+    """Their plumbing, with the passes themselves in the place of recordings."""
+    shapes = []
+
+    def recorded(network, images):
+        shapes.append((network.training, tuple(images.shape)))
+        return network
+
+    monkeypatch.setattr(graphs, "_with_gradient", recorded)
+    monkeypatch.setattr(graphs, "_without_gradient", recorded)
+    monkeypatch.setattr(training, "_check_graphs", lambda *_: None)
+    own = {"augment": augment} | ({} if method == "ce" else {"teacher": teacher})
+    plain, replayed = (trained(method, graphs=chosen, **own) for chosen in (False, True))
+    assert torch.equal(weights(plain), weights(replayed))
+    runs = [True] if method == "ce" or augment is None else [True, False]  # a cached teacher rests
+    assert shapes == [(mode, (16, 1, 8, 8)) for mode in runs]
+
+
+def test_a_recorded_tap_takes_other_shapes_and_names_its_failure(teacher, monkeypatch):
+    tap = Tap(teacher, ["blocks.0"])
+    images = toy().images
+    monkeypatch.setattr(graphs, "_without_gradient", lambda network, images: network)
+    found = graphs.Recorded(tap, images[:16], None, training=False)
+    for some in (images[:16], images[:3]):
+        (logits, features), (wanted, also) = found(some), tap(some)
+        assert torch.equal(logits, wanted) and torch.equal(*map(stage_of, (features, also)))
+
+    def failing(network, images):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(graphs, "_without_gradient", failing)
+    with pytest.raises(ValueError, match="graphs must be False for ConvNet.*not permitted"):
+        graphs.Recorded(tap, images, None, training=False)
+
+
+def stage_of(features):
+    return features["blocks.0"]

@@ -4,6 +4,6 @@
 - `rows`: what was found, as JSON and as a table
 - `plan`, `networks`: how thoroughly to measure, and on what
 - `loops`: the loops to compare with
-- `vision`, `text`: the measurements
+- `vision`, `text`, `peers`, `forms`, `laptop`, `ranks`: the measurements
 - `catalogue`: their names; `runner` runs each in a process of its own
 """

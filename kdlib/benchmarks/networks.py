@@ -15,6 +15,7 @@ from kdlib.language import GPT
 
 BATCH = 64
 MANY = 10**6  # epochs: more than any measurement makes
+ALONE = ("ce", "branches")  # methods without a teacher
 ALL_MAPS = ("at", "nst", "vid")  # methods that pair all maps of both networks
 
 
@@ -72,7 +73,7 @@ def fitted(pair: Pair, train: data.Split, schedule: Any, *, method: str = "ce", 
     """Train a new student by `fit`, with a new teacher where the method takes one."""
     device = train.images.device
     own.setdefault("student", training.build(pair.student, 0))
-    if method not in ("ce", "branches"):
+    if method not in ALONE:
         own.setdefault("teacher", training.build(pair.teacher, 1).to(device))
     student = own.pop("student")
     settings = {"epochs": MANY, "batch_size": BATCH, "progress": False, **own}

@@ -57,8 +57,12 @@ class Row:
     def measured(cls, benchmark: str, what: str, ratio: Ratio, **more: Any) -> Row:
         """From a ratio of times."""
         row = cls(benchmark, what, **more)
-        row.ratio, row.low, row.high, row.rounds = *ratio[:3], ratio.rounds
+        row.take(ratio)
         return row
+
+    def take(self, ratio: Ratio) -> None:
+        """Fill in what was measured."""
+        self.ratio, self.low, self.high, self.rounds = *ratio[:3], ratio.rounds
 
 
 def as_json(rows: Iterable[Row]) -> list[dict[str, Any]]:

@@ -59,13 +59,14 @@ def measured(
             child.kill()
             child.wait()
         if late:
-            yield Row(name, "the rest of it", unmeasured=f"it took more than {limit:.0f} s")
+            reason = f"it took more than {limit:.0f} s"
+            yield Row(name, "the rest of it", unmeasured=reason, device=plan.device)
         elif child.returncode:
             words = said.read_text(errors="replace").strip().splitlines()
             reason = words[-1] if words else f"it ended with status {child.returncode}"
-            yield Row(
-                name, "the rest of it", unmeasured=reason[:300], details={"said": words[-40:]}
-            )
+            row = Row(name, "the rest of it", unmeasured=reason[:300], device=plan.device)
+            row.details["said"] = words[-40:]
+            yield row
 
 
 def _whole_lines(stream) -> Iterator[Row]:

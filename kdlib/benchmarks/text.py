@@ -96,7 +96,7 @@ def _peak(step: Callable[[], Any]) -> float:
 
 def objectives(plan: Plan) -> Iterator[Row]:
     """A step of each language objective over a step of supervised fine-tuning, same student."""
-    for name, precision in {"float32": None, "bf16": "bf16"}.items():
+    for name, precision in {"bf16": "bf16", "float32": None}.items():
         before = _allocated(plan)
         with _training(plan, "sft", precision) as plain:
             alone = _beyond(plan, plain, before)
@@ -112,7 +112,7 @@ def _objective(
     before = _allocated(plan)
     try:
         with _training(plan, method, precision) as timed:
-            ratio = in_turns(timed, plain, steps=plan.sized(4, 2), rounds=plan.rounds(3, 2))
+            ratio = in_turns(timed, plain, steps=plan.sized(4, 2), rounds=plan.rounds(5, 2))
             row.values = {"step ms": 1e3 * ratio.first, "sft ms": 1e3 * ratio.second}
             if plan.device == "cuda":
                 row.values["peak MiB"] = _beyond(plan, timed, before)
@@ -121,7 +121,7 @@ def _objective(
         torch.cuda.empty_cache()
         row.unmeasured = f"{type(error).__name__}: {error}"[:300]
         return row
-    row.ratio, row.low, row.high, row.rounds = *ratio[:3], ratio.rounds
+    row.take(ratio)
     return row
 
 

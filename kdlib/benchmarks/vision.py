@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from kdlib import data, distillers, training
-from kdlib.benchmarks import graphs, loops, networks
+from kdlib.benchmarks import loops, networks
 from kdlib.benchmarks.clock import (
     RATE,
     WARMUP,
@@ -27,8 +28,6 @@ from kdlib.benchmarks.clock import (
 from kdlib.benchmarks.networks import BATCH, Pair, fitted
 from kdlib.benchmarks.plan import Plan, machine
 from kdlib.benchmarks.rows import MIB, Row
-from kdlib.engine.loop import warmup_cosine
-from kdlib.engine.placement import placed
 
 LOGITS = ("kd", "reverse_kl", "jsd", "dkd", "dist")
 GOALS = {**dict.fromkeys(LOGITS, "<= 1.05"), "vid": "<= 2", "nst": "<= 2", "crd": "<= 2"}
@@ -49,29 +48,39 @@ def methods(plan: Plan) -> Iterator[Row]:
 def _small_methods(plan: Plan) -> Iterator[Row]:
     train, pair = networks.digits(plan), networks.small()
     steps = len(train.labels) // BATCH
-    with _paced(plan, pair, train) as plain:
-        for method in _methods():
-            yield _beside(plan, plain, pair, train, method, steps, plan.rounds(9))
+    label = f"{pair.title}, teacher cached"
+    with paced(plan, pair, train) as plain:
+        for method in method_names():
+            goal = GOALS.get(method, "")
+            yield _beside(plan, plain, label, pair, train, method, steps, plan.rounds(9), goal)
 
 
 def _published_methods(plan: Plan) -> Iterator[Row]:
     few = networks.noise(plan.sized(100, 4) * BATCH, plan.where)
     many = networks.noise(plan.sized(STUDIED, 4 * BATCH), plan.where)
-    for pair in networks.published(plan):
-        for name, precision in PRECISIONS.items():
-            own = {**RECIPE, "precision": precision}
-            with _paced(plan, pair, few, **own) as plain:
-                for method in _methods():
-                    train = many if method == "crd" else few
-                    rounds, steps = plan.rounds(5), plan.sized(12, 2)
-                    yield _beside(plan, plain, pair, train, method, steps, rounds, name, **own)
+    steps, rounds = plan.sized(15, 2), plan.rounds(5)
+    for graphs in (True, False):
+        for pair in networks.published(plan):
+            for name, precision in PRECISIONS.items():
+                own: dict[str, Any] = {**RECIPE, "precision": precision, "graphs": graphs}
+                label = f"{pair.title}, {name}, {_way(graphs)}, teacher run in each step"
+                with paced(plan, pair, few, **own) as plain:
+                    for method in method_names():
+                        train = many if method == "crd" else few
+                        yield _beside(plan, plain, label, pair, train, method, steps, rounds, **own)
 
 
-def _methods() -> list[str]:
+def _way(graphs: bool) -> str:
+    return "CUDA graphs" if graphs else "eager"
+
+
+def method_names() -> list[str]:
+    """All but plain training."""
     return [method for method in distillers.METHODS if method != "ce"]
 
 
-def _paced(plan: Plan, pair: Pair, train: data.Split, **own: Any) -> Paced:
+def paced(plan: Plan, pair: Pair, train: data.Split, **own: Any) -> Paced:
+    """A training by `fit` with these options, warmed up."""
     warmup = plan.sized(WARMUP, 1)
     return Paced(functools.partial(_scheduled, pair, train, own), plan.where, warmup)
 
@@ -83,30 +92,32 @@ def _scheduled(pair: Pair, train: data.Split, own: dict, schedule: Callable) -> 
 def _beside(
     plan: Plan,
     plain: Paced,
+    label: str,
     pair: Pair,
     train: data.Split,
     method: str,
     steps: int,
     rounds: int,
-    label: str = "",
+    goal: str = "",
     **own: Any,
 ) -> Row:
-    what = f"{pair.title}{label and ', ' + label}: step with {method} / plain step"
-    row = Row("methods", what, goal=GOALS.get(method, ""), device=machine(plan.device))
+    """A step with the method over one of `plain`, which differs in nothing else."""
+    what = f"{label}: step with {method} / step with cross-entropy alone"
+    row = Row("methods", what, goal=goal, device=machine(plan.device))
     before = torch.cuda.memory_allocated() if plan.device == "cuda" else 0
     try:
         options = {**pair.options(method), **own}
-        with _paced(plan, pair, train, method=method, **options) as timed:
+        with paced(plan, pair, train, method=method, **options) as timed:
             ratio = in_turns(timed, plain, steps=steps, rounds=rounds)
-            values = {"images/s": BATCH / ratio.first, "plain images/s": BATCH / ratio.second}
+            row.values = {"ms": 1e3 * ratio.first, "plain ms": 1e3 * ratio.second}
+            row.values["images/s"] = BATCH / ratio.first
             if plan.device == "cuda":
-                values["peak MiB"] = _peak(timed, before)
+                row.values["peak MiB"] = _peak(timed, before)
     except Exception as error:  # of one method: the others are measured
         row.unmeasured = _brief(error)
         return row
-    found = Row.measured("methods", what, ratio, goal=row.goal, device=row.device)
-    found.values = values
-    return found
+    row.take(ratio)
+    return row
 
 
 def _peak(timed: Paced, before: int) -> float:
@@ -125,9 +136,8 @@ def _brief(error: Exception) -> str:
 
 def recipe(plan: Plan) -> Iterator[Row]:
     """Our step of the published recipe over the published loop's, on the same networks."""
-    ways = ("eager", "CUDA graphs")
+    ways = ("CUDA graphs", "eager")
     yield from _recipes(plan, "recipe", [(name, way) for way in ways for name in PRECISIONS])
-    yield from _same_numbers(plan)
 
 
 def compiled(plan: Plan) -> Iterator[Row]:
@@ -176,7 +186,7 @@ def _against(
         return row
     after = [peer.seconds(steps) / steps for _ in range(rounds)]
     ratio = Ratio.of(before + after, found)
-    row.ratio, row.low, row.high, row.rounds = *ratio[:3], ratio.rounds
+    row.take(ratio)
     row.values = {"images/s": BATCH / ratio.second, "published images/s": BATCH / ratio.first}
     row.details["seconds before the first counted step"] = first
     return row
@@ -198,64 +208,12 @@ def _variant(
     stopwatch = Stopwatch(plan, steps, rounds)
     start = time.perf_counter()
     torch.compiler.reset()
+    own: dict[str, Any] = {**RECIPE, "precision": precision, "method": "kd"}
+    own |= {"graphs": way == "CUDA graphs", "compile": way.startswith("compiled")}
     mode = "reduce-overhead" if way == "compiled, CUDA graphs" else None
-    with _compiling(mode):
-        own = _pair_of(plan, pair, train, precision, way)
-        with contextlib.suppress(Enough):
-            fitted(pair, train, stopwatch, compile=way.startswith("compiled"), **own)
+    with _compiling(mode), contextlib.suppress(Enough):
+        fitted(pair, train, stopwatch, **own)
     return stopwatch.times, stopwatch.first - start
-
-
-def _pair_of(
-    plan: Plan, pair: Pair, train: data.Split, precision: str | None, way: str
-) -> dict[str, Any]:
-    """Options of `fit` with the student and its teacher, new ones."""
-    student, teacher = (
-        placed(training.build(one, seed), plan.where, torch.channels_last)
-        for seed, one in enumerate((pair.student, pair.teacher))
-    )
-    if way == "CUDA graphs":
-        images = train.images[:BATCH]
-        student = graphs.recorded_training(student, images, precision)
-        teacher = graphs.Recorded(teacher, images, precision)
-    return {
-        **RECIPE, "precision": precision, "method": "kd", "student": student, "teacher": teacher
-    }  # fmt: skip
-
-
-def _same_numbers(plan: Plan) -> Iterator[Row]:
-    """How far the weights are apart after an epoch with graphs and one without."""
-    train = networks.noise(plan.sized(20, 2) * BATCH, plan.where)
-    for pair in networks.published(plan):
-        for name, precision in PRECISIONS.items():
-            what = f"{pair.title}, kd, {name}: weights after an epoch with CUDA graphs, and eager"
-            row = Row("recipe", what, "difference", device=machine(plan.device))
-            try:
-                one, other = (
-                    _trained(plan, pair, train, precision, way) for way in ("CUDA graphs", "eager")
-                )
-                again = _trained(plan, pair, train, precision, "eager")
-                row.values = {
-                    "largest difference": float((one - other).abs().max()),
-                    "of two eager runs": float((again - other).abs().max()),
-                    "largest weight": float(other.abs().max()),
-                }
-            except Exception as error:
-                row.unmeasured = _brief(error)
-            yield row
-
-
-def _trained(
-    plan: Plan, pair: Pair, train: data.Split, precision: str | None, way: str
-) -> torch.Tensor:
-    own = _pair_of(plan, pair, train, precision, way)
-    fitted(pair, train, warmup_cosine, epochs=1, lr=0.01, **without(own, "lr"))
-    return torch.cat([value.detach().float().flatten() for value in own["student"].parameters()])
-
-
-def without(options: dict[str, Any], name: str) -> dict[str, Any]:
-    """The options but one."""
-    return {key: value for key, value in options.items() if key != name}
 
 
 @contextlib.contextmanager
@@ -322,7 +280,7 @@ def input_pipeline(plan: Plan) -> Iterator[Row]:
     pair = networks.published(plan)[0] if plan.device == "cuda" else networks.colour(*CPU_PAIR)
     for name, precision in PRECISIONS.items() if plan.device == "cuda" else [("float32", None)]:
         own = {**RECIPE, "precision": precision, "method": "kd"}
-        with _paced(plan, pair, train, **own) as step:
+        with paced(plan, pair, train, **own) as step:
             for title, augment in ways.items():
                 batches = Looped(_endless(train, augment), plan.where)
                 ratio = in_turns(batches, step, steps=plan.sized(30, 2), rounds=plan.rounds(5))
@@ -345,27 +303,30 @@ def _endless(train: data.Split, augment: Any) -> Iterator[Any]:
 def operations(plan: Plan) -> Iterator[Row]:
     """How long the GPU computes in a step, and which operations take the time."""
     train = networks.noise(plan.sized(100, 4) * BATCH, plan.where)
-    for pair in networks.published(plan):
-        for name, precision in PRECISIONS.items():
-            row = Row("operations", f"{pair.title}, kd, {name}: kernels on the GPU / step")
-            row.device = machine(plan.device)
-            try:
-                _profiled(plan, pair, train, precision, row)
-            except Exception as error:
-                row.unmeasured = _brief(error)
-            yield row
+    pair, other = networks.published(plan)
+    wanted = [(pair, "kd", "float32"), (pair, "kd", "bf16"), (pair, "ofa", "bf16")]
+    for pair, method, name in [*wanted, (other, "kd", "float32"), (other, "kd", "bf16")]:
+        row = Row("operations", f"{pair.title}, {method}, {name}: kernels on the GPU / step")
+        row.device = machine(plan.device)
+        try:
+            _profiled(plan, pair, train, method, PRECISIONS[name], row)
+        except Exception as error:
+            row.unmeasured = _brief(error)
+        yield row
 
 
-def _profiled(plan: Plan, pair: Pair, train: data.Split, precision: str | None, row: Row) -> None:
-    steps = plan.sized(20, 2)
+def _profiled(
+    plan: Plan, pair: Pair, train: data.Split, method: str, precision: str | None, row: Row
+) -> None:
+    steps = plan.sized(6, 2)
     kinds = [ProfilerActivity.CPU]
     kinds += [ProfilerActivity.CUDA] if plan.device == "cuda" else []
     seen = profile(activities=kinds)
-    stopwatch = Stopwatch(plan, steps, plan.rounds(3), seen)
-    own: dict[str, Any] = {**RECIPE, "precision": precision, "method": "kd"}
+    stopwatch = Stopwatch(plan, steps, plan.rounds(5), seen)
+    own: dict[str, Any] = {**RECIPE, "precision": precision, "method": method}
     with contextlib.suppress(Enough):
         fitted(pair, train, stopwatch, **own)
-    plain = min(stopwatch.times)
+    plain = statistics.median(stopwatch.times)
     table = seen.key_averages()
     kernels = [
         one
@@ -380,9 +341,70 @@ def _profiled(plan: Plan, pair: Pair, train: data.Split, precision: str | None, 
         "kernels a step": sum(one.count for one in kernels) / steps,
     }
     for title, key in {"GPU": "self_device_time_total", "CPU": "self_cpu_time_total"}.items():
-        ordered = sorted(table, key=lambda one: -getattr(one, key))
-        found = {one.key[:80]: getattr(one, key) / steps / 1e3 for one in ordered[:25]}
-        row.details[f"ms of a step on the {title}"] = found
+        ordered = sorted(table, key=lambda one: -getattr(one, key))[:25]
+        row.details[f"ms and calls of a step on the {title}"] = {
+            one.key[:80]: [getattr(one, key) / steps / 1e3, one.count / steps] for one in ordered
+        }
+
+
+# Order of the pixels
+
+
+def pixels(plan: Plan) -> Iterator[Row]:
+    """Channels last, which the kit's convolutional networks prefer, over channels first."""
+    pair, count = networks.colour(*CPU_PAIR), plan.sized(16, 2) * BATCH
+    train = networks.noise(count, plan.where)
+    for title, augment in {"teacher cached": None, "teacher run in each step": unchanged}.items():
+        made = (
+            paced(plan, pair, train, method="kd", augment=augment, memory_format=order)
+            for order in (torch.channels_last, torch.contiguous_format)
+        )
+        last, first = made
+        with last, first:
+            ratio = in_turns(last, first, steps=count // BATCH, rounds=plan.rounds(7))
+        values = {"ms": 1e3 * ratio.first, "other ms": 1e3 * ratio.second}
+        what = f"{pair.title}, kd, {title}: channels last / channels first"
+        yield Row.measured("pixels", what, ratio, values=values, device=machine(plan.device))
+
+
+# The teacher
+
+
+def teacher(plan: Plan) -> Iterator[Row]:
+    """The teacher's outputs kept, or its network run in each step."""
+    if plan.device == "cuda":
+        pairs = networks.published(plan)[:1]
+        train = networks.noise(plan.sized(100, 4) * BATCH, plan.where)
+        ways: list[dict[str, Any]] = [{"graphs": True}, {}]
+    else:
+        pairs, train, ways = [networks.small()], networks.digits(plan), [{}]
+    steps, rounds = plan.sized(len(train.labels) // BATCH, 2), plan.rounds(7)
+    for pair in pairs:
+        for own in ways:
+            title = pair.title + (f", {_way('graphs' in own)}" if plan.device == "cuda" else "")
+            with paced(plan, pair, train, **own) as plain:
+                for method in ("kd", "hint"):
+                    again = {"method": method, "augment": unchanged, **own}
+                    with (
+                        paced(plan, pair, train, method=method, **own) as kept,
+                        paced(plan, pair, train, **again) as run,
+                    ):
+                        compared = {
+                            f"{method}, teacher cached / cross-entropy alone": (kept, plain),
+                            f"{method}, teacher run in each step / cached": (run, kept),
+                        }
+                        for what, (one, other) in compared.items():
+                            ratio = in_turns(one, other, steps=steps, rounds=rounds)
+                            goal = "<= 1.05" if method == "kd" and other is plain else ""
+                            row = Row.measured("teacher", f"{title}: {what}", ratio, goal=goal)
+                            row.values = {"ms": 1e3 * ratio.first, "other ms": 1e3 * ratio.second}
+                            row.device = machine(plan.device)
+                            yield row
+
+
+def unchanged(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """An augmentation that does nothing, so that the teacher has to run."""
+    return images
 
 
 CPU_PAIR = ("resnet20", "resnet8")

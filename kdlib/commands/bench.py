@@ -34,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, metavar="N", help="after which the rest is left unmeasured"
     )
     parser.add_argument(
+        "--limit", type=float, metavar="N", help="seconds that each benchmark may take at most"
+    )
+    parser.add_argument(
         "--peer",
         type=Path,
         metavar="PATH",
@@ -59,6 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
         return 0
     for name in arguments.only:
         inputs.choice("--only", name, tuple(BENCHMARKS))
+    for name in ("minutes", "limit"):
+        if getattr(arguments, name) is not None:
+            inputs.number(f"--{name}", getattr(arguments, name), above=0)
     if arguments.peer is not None and not arguments.peer.is_dir():
         raise ValueError(f"--peer must be a folder, got {str(arguments.peer)!r}")
     for path in filter(None, (arguments.json, arguments.markdown)):
@@ -91,6 +97,7 @@ def _all(arguments: argparse.Namespace) -> list[Row]:
     chosen = arguments.only or list(BENCHMARKS)
     todo = [(d, n) for d in devices for n in chosen if d in BENCHMARKS[n].limits]
     end = time.monotonic() + 60 * (arguments.minutes or 1e9)
+    most = arguments.limit or 1e9
     rows: list[Row] = []
     with bar(len(todo), "benchmarks") as ticker:
         for device, name in todo:
@@ -101,7 +108,7 @@ def _all(arguments: argparse.Namespace) -> list[Row]:
                 rows.append(Row(name, BENCHMARKS[name].title, unmeasured=reason))
             else:
                 for row in runner.measured(
-                    name, Plan(device, scale, peer), tick=ticker.refresh, most=left
+                    name, Plan(device, scale, peer), tick=ticker.refresh, most=min(left, most)
                 ):
                     rows.append(row)
                     _write(arguments, rows)

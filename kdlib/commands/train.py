@@ -72,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("bf16",))
     add("--device", metavar="DEVICE", help="default: cuda where there is a GPU, else cpu")
     add("--compile", action="store_true", help="torch.compile, for methods on logits")
+    add("--graphs", action="store_true", help="CUDA graphs: small networks get faster on a GPU")
     add("--seeds", type=int, default=5, metavar="N", help="default: 5, the least for a claim")
     add("--out", type=Path, default=Path("runs"), metavar="FOLDER", help="default: runs")
     add("--experiment", metavar="NAME",
@@ -232,8 +233,9 @@ class Plan:
         splits = {"validation": self.data.validation}
         if given.test:
             splits["test"] = self.data.test
-        compiled: dict[str, Any] = {"compile": True} if given.compile else {}
-        self._rehearse(compiled)
+        ways = {"compile": given.compile, "graphs": given.graphs}
+        faster: dict[str, Any] = {name: True for name, chosen in ways.items() if chosen}
+        self._rehearse(faster)
         return compare(
             self.methods,
             student=self.student,
@@ -247,17 +249,17 @@ class Plan:
             checkpoints=self.folder / "checkpoints",
             workers=given.workers,
             **self.recipe,
-            **compiled,
+            **faster,
         )
 
-    def _rehearse(self, compiled: dict[str, Any]) -> None:
+    def _rehearse(self, faster: dict[str, Any]) -> None:
         """Check every method with untrained networks, before a teacher is trained for a day."""
         from kdlib import distillers, training
 
         for label, own in self.methods.items():
             taught = distillers.needs_teacher(own.get("method", "ce"))
             lesson = {"teacher": training.build(self.teachers[0], 0)} if taught else {}
-            settings = self.recipe | compiled | own | lesson
+            settings = self.recipe | faster | own | lesson
             try:
                 student = training.build(self.student, 0)
                 training.fit(student, self.data.train, stop_after=0, progress=False, **settings)

@@ -168,7 +168,7 @@ class Bank(nn.Module):
         total = student.new_zeros(())
         pairs = ((student, self.teacher), (teacher, self.student))
         for way, (embedding, memory) in enumerate(pairs):
-            scores = embedding @ memory.T / self.temperature  # [B, n]
+            scores = (embedding / self.temperature) @ memory.T  # [B, n]
             positive = scores.gather(1, index[:, None])
             negative = scores if negatives is None else scores.gather(1, negatives)
             seen = scores if negatives is None else torch.cat([positive, negative], 1)
@@ -190,7 +190,10 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def _log_z(self, way: int, scores: Tensor) -> Tensor:
-        """log Z, Z = n mean exp(score), of the first batch; no branch, which would have to wait."""
+        """log Z, Z = n mean exp(score), of the first batch."""
+        if scores.is_cpu and not self.log_z[way].isnan():
+            return self.log_z[way].clone()
+        # No branch on an accelerator, which would have to wait.
         measured = scores.logsumexp((0, 1)) + math.log(len(self.labels) / scores.numel())
         self.log_z[way] = torch.where(self.log_z[way].isnan(), measured, self.log_z[way])
         return self.log_z[way].clone()
