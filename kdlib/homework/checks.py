@@ -23,7 +23,6 @@ from kdlib.homework.words import SECTIONS
 
 AGAIN = "run `python -m kdlib report` again"
 MOST_BYTES = 20_000_000  # of a generated file
-LEAST_WORDS = 5  # of a section; the checks judge no more than that there is one
 NEEDED = ("title", "abstract", "sources", "contributions", "reproducibility", "references")
 OWN_TEXT = tuple(name for name in SECTIONS if name not in NEEDED)
 
@@ -58,10 +57,17 @@ def of_team(found: Team, course: Course, results: Results) -> Iterator[str]:
 
 
 def of_text(
-    found: Source, results: Results, keys_of_bibliography: Collection[str]
+    found: Source, results: Results, keys_of_bibliography: Collection[str], course: Course
 ) -> Iterator[str]:
     """Sections, result keys, tables and citations of the text."""
-    yield from _sections(found)
+    yield from structure(found)
+    yield from empty(found, OWN_TEXT, course.review.words)
+    yield from unknown(found, results)
+    yield from uncited(found, results, keys_of_bibliography)
+
+
+def unknown(found: Source, results: Results) -> Iterator[str]:
+    """Keys and experiments that no record gives."""
     for key, place in found.keys:
         if key not in results.values:
             yield f"{place}: unknown result key {key!r}: {nearest(key, results.values)}"
@@ -69,6 +75,13 @@ def of_text(
     for name, place in found.experiments:
         if name not in parts:
             yield f"{place}: unknown experiment {name!r}: {nearest(name, parts)}"
+
+
+def uncited(
+    found: Source, results: Results | None, keys_of_bibliography: Collection[str]
+) -> Iterator[str]:
+    """Citations that lead nowhere."""
+    parts = [one.part for one in results.experiments] if results else ()
     labels = {f"{kind}-{part}" for kind in ("table", "figure") for part in parts} | set(SECTIONS)
     for name, place in found.cited:
         if name not in keys_of_bibliography and name not in labels:
@@ -88,7 +101,8 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if listed[8:] else "") or "none"
 
 
-def _sections(found: Source) -> Iterator[str]:
+def structure(found: Source) -> Iterator[str]:
+    """Sections that are unknown, missing or out of order, and what else a report shows."""
     names = [name for name, _ in found.sections]
     for name, place in found.sections:
         if name not in SECTIONS:
@@ -103,12 +117,16 @@ def _sections(found: Source) -> Iterator[str]:
     wanted = [name for name in SECTIONS if name in present]
     if present != wanted:
         yield f"{found.main}: sections must stand in the order {', '.join(wanted)}"
-    for (name, place), body in zip(found.sections, found.bodies):
-        if name in OWN_TEXT and len(re.findall(r"\w{2,}", body)) < LEAST_WORDS:
-            yield f"{place}: section {name!r} is empty: write it"
     for name in NEEDED:
         if name not in found.calls:
             yield f"{found.main}: {name!r} is not shown: take its line from the template"
+
+
+def empty(found: Source, names: Collection[str], words: int) -> Iterator[str]:
+    """Sections of fewer than so many words: no more is judged than that there is a text."""
+    for (name, place), body in zip(found.sections, found.bodies):
+        if name in names and len(re.findall(r"\w{2,}", body)) < words:
+            yield f"{place}: section {name!r} is empty: write it"
 
 
 def hints(found: Source) -> Iterator[str]:
@@ -123,9 +141,9 @@ def hints(found: Source) -> Iterator[str]:
 
 
 def of_generated(
-    folder: str | Path, results: Results, found: Team, course: Course
+    folder: str | Path, results: Results, found: Team, course: Course, *, history: bool = True
 ) -> Iterator[str]:
-    """Whether the generated files are what the records and team.toml give."""
+    """Whether the generated files are what the records, team.toml and the history give."""
     path = Path(folder) / generated.JSON
     try:
         stored = json.loads(_content(path))
@@ -149,7 +167,8 @@ def of_generated(
     elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(expected):
         yield f"{generated.TEX} is not what the records give, or was edited: {AGAIN}"
     yield from _figures(Path(folder), results, figures)
-    yield from _history(folder, state, found)
+    if history:
+        yield from _history(folder, state, found)
 
 
 def _content(path: Path) -> bytes:
