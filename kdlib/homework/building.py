@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kdlib.homework import repository
+from kdlib.homework import repository, sandbox
+from kdlib.homework.sandbox import PROJECT, RESULTS, Finished, Limits
 
 PDF, ZIP = "report.pdf", "report.zip"
 KINDS = {
@@ -92,24 +90,27 @@ def archive(files: Mapping[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def typst(files: Mapping[str, bytes], main: str) -> Built:
+def typst(files: Mapping[str, bytes], main: str, *, trust: bool = True) -> Built:
     """Build the Typst file `main` with the `typst` wheel.
+
+    Args:
+        trust: without it, in the sandbox.
 
     Raises:
         ModuleNotFoundError: the wheel is not installed.
+        NoSandbox: `trust` is False, and none works here.
     """
     import importlib.util
 
     if importlib.util.find_spec("typst") is None:
         raise ModuleNotFoundError("No module named 'typst'", name="typst")
-    with _unpacked(files) as folder:
-        output = folder / PDF
-        job = json.dumps({"root": str(folder), "main": main, "output": str(output)})
-        program = Path(__file__).with_name("typesetting.py")
-        line = [sys.executable, "-I", "-X", "utf8", str(program)]
-        done = _run(line, folder, TIMEOUT["typst"], text=job)
-        if done is None:
-            return Built(None, 0, None, _too_long("Typst", TIMEOUT["typst"]))
+    with _unpacked(files) as (folder, made):
+        job = json.dumps({"root": PROJECT, "main": main, "output": f"{RESULTS}/{PDF}"})
+        line = [sys.executable, "-X", "utf8", "-m", "kdlib.homework.typesetting"]
+        limits = Limits(seconds=TIMEOUT["typst"])
+        done = sandbox.run(line, folder, writable=made, text=job, limits=limits, trust=trust)
+        if done.stopped:
+            return Built(None, 0, None, _stopped("Typst", done, limits))
         try:
             answer: dict[str, Any] = json.loads(done.stdout)
         except ValueError:
@@ -117,7 +118,7 @@ def typst(files: Mapping[str, bytes], main: str) -> Built:
             return Built(None, 0, None, f"Typst ended without a result ({said[0]})")
         if "error" in answer:
             return Built(None, 0, None, _typst_error(answer))
-        pdf = output.read_bytes()
+        pdf = (made / PDF).read_bytes()
         return Built(pdf, pages(pdf), answer["body"])
 
 
@@ -143,10 +144,14 @@ def missing_tex() -> list[str]:
     return [name for name in ("pdflatex", "latexmk") if shutil.which(name) is None]
 
 
-def latex(files: Mapping[str, bytes], main: str) -> Built:
+def latex(files: Mapping[str, bytes], main: str, *, trust: bool = True) -> Built:
     """Build the LaTeX file `main` with latexmk and pdfLaTeX.
 
+    Args:
+        trust: without it, in the sandbox.
+
     Raises:
+        NoSandbox: `trust` is False, and none works here.
         FileNotFoundError: they are not installed; says how to do it, and what to do without.
     """
     absent = missing_tex()
@@ -157,14 +162,18 @@ def latex(files: Mapping[str, bytes], main: str) -> Built:
             "makes to an online editor",
             " and ".join(absent),
         )
-    with _unpacked(files) as folder:
+    with _unpacked(files) as (folder, made):
         line = ["latexmk", "-norc", "-pdf", "-interaction=nonstopmode", "-halt-on-error"]
         line += ["-latexoption=-no-shell-escape", "-latexoption=-file-line-error", main]
         careful = {"openin_any": "p", "openout_any": "p", "max_print_line": "1000"}
-        done = _run(line, folder, TIMEOUT["latex"], environment=careful)
-        if done is None:
-            return Built(None, 0, None, _too_long("LaTeX", TIMEOUT["latex"]))
-        stem = folder / Path(main).stem
+        limits = Limits(seconds=TIMEOUT["latex"])
+        done = sandbox.run(
+            line, folder, seed=folder, writable=made, folder=RESULTS, environment=careful,
+            limits=limits, trust=trust,
+        )  # fmt: skip
+        if done.stopped:
+            return Built(None, 0, None, _stopped("LaTeX", done, limits))
+        stem = made / Path(main).stem
         log = _read(stem.with_suffix(".log"))
         pdf = stem.with_suffix(".pdf")
         if done.returncode or not pdf.is_file():
@@ -196,58 +205,21 @@ def pages(pdf: bytes) -> int:
     return len(PdfReader(io.BytesIO(pdf)).pages)
 
 
-def _too_long(engine: str, seconds: float) -> str:
-    return f"{engine} was stopped after {seconds:.0f} s: look for an endless loop in the text"
+def _stopped(engine: str, done: Finished, limits: Limits) -> str:
+    after = {"time": f" after {limits.seconds:.0f} s", "memory": " for using too much memory"}
+    why = after.get(done.stopped, " for writing too much")
+    return f"{engine} was stopped{why}: look for an endless loop in the text"
 
 
 @contextmanager
-def _unpacked(files: Mapping[str, bytes]) -> Iterator[Path]:
-    """The files in a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="kdlib-report-", ignore_cleanup_errors=True) as made:
-        folder = Path(made).resolve()
+def _unpacked(files: Mapping[str, bytes]) -> Iterator[tuple[Path, Path]]:
+    """(a temporary folder with the files, an empty one)."""
+    with tempfile.TemporaryDirectory(prefix="kdlib-report-", ignore_cleanup_errors=True) as temp:
+        folder, made = Path(temp).resolve() / "report", Path(temp).resolve() / "made"
+        folder.mkdir()
+        made.mkdir()
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        yield folder
-
-
-def _run(
-    line: Sequence[str],
-    folder: Path,
-    timeout: float,
-    *,
-    text: str | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str] | None:
-    """Run a program in `folder`; None if it took too long, and was ended with what it started."""
-    process = subprocess.Popen(
-        list(line),
-        cwd=folder,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL if text is None else subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        start_new_session=True,
-    )
-    try:
-        out, err = process.communicate(text, timeout=timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        if process.poll() is None:
-            _end(process)
-    return subprocess.CompletedProcess(list(line), process.returncode, out, err)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    try:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
-    except ProcessLookupError:
-        pass
-    process.communicate()
+        yield folder, made

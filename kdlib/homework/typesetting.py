@@ -10,19 +10,12 @@ import json
 import sys
 from typing import Any
 
-MEMORY = 4 * 2**30  # bytes; an endless list would take all there is
 END = "<body-end>"  # of kdreport.typ
 
 
 def main() -> None:
     """Compile what the input asks for."""
     job = json.load(sys.stdin)
-    try:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    except (ImportError, ValueError, OSError):
-        pass  # Windows, or a system that does not limit it: the time limit remains
     import typst
 
     where: dict[str, Any] = {"root": job["root"], "ignore_system_fonts": True}

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import sys
+from pathlib import Path, PurePosixPath
 
+from kdlib.homework import building, sandbox
 from kdlib.homework.building import Built
-from kdlib.homework.sandbox import Finished, Limits
+from kdlib.homework.sandbox import DEFAULT, RESULTS, Finished, Limits
+
+# pytest with nbval and the kit's rules, and with nothing that a project could bring along.
+STRICT = (
+    "-m",
+    "pytest",
+    "-p",
+    "nbval.plugin",
+    "-p",
+    "kdlib.engine.strict",
+    "-p",
+    "no:cacheprovider",
+)
+OWN = ("--noconftest", "-c", os.devnull, "--rootdir", RESULTS)
+ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
 
 def run_notebook(
-    path: Path, project: Path, *, limits: Limits = Limits(), trust: bool = False  # noqa: B008
+    path: str | Path, project: Path, *, limits: Limits = DEFAULT, trust: bool = False
 ) -> Finished:
     """Repeat a notebook of `project` and compare each output with the stored one (strict nbval).
 
     The project's own configuration of pytest (`conftest.py`, `pytest.ini`, …) is not read. The
-    return code is pytest's: 0 equal, 1 a difference or an error, 5 no cells of code. The notebook
-    runs in a copy of the project and may write there; nothing comes out but the text. It can forge
-    this answer: check the files that it claims from outside.
+    return code is pytest's: 0 equal, 1 a difference or an error, 5 no cells with code. The notebook
+    runs in a copy of the project without hidden files and may write there; nothing comes out but
+    the text. It can forge this answer: what it claims must be checked by its files.
 
     Args:
         path: of the notebook, relative to `project`.
@@ -24,13 +41,24 @@ def run_notebook(
 
     Raises:
         NoSandbox: none works here, and `trust` is not given.
-        ValueError: the path leaves the project, or the project is too large to copy.
+        ValueError: the path is no file of the project, or the project is too large to copy.
     """
-    raise NotImplementedError
+    name = PurePosixPath(Path(path).as_posix())
+    steps = [Path(project, part) for part in (name, *name.parents[:-1])]
+    outside = name.is_absolute() or ".." in name.parts or any(one.is_symlink() for one in steps)
+    if outside or not steps[0].is_file():
+        raise ValueError(
+            f"path must be a notebook in {project}, not behind a link, got {str(path)!r}"
+        )
+    words = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={limits.seconds:.0f}"]
+    line = [sys.executable, *STRICT, *OWN, *words, "-q", "--color=no", f"{RESULTS}/{name}"]
+    return sandbox.run(
+        line, project, seed=project, folder=RESULTS, environment=ALONE, limits=limits, trust=trust
+    )
 
 
-def build_report(folder: Path, main: str, *, trust: bool = False) -> Built:
-    """Build the PDF of somebody else's report, as `building.typst` and `building.latex` do.
+def build_report(folder: str | Path, main: str, *, trust: bool = False) -> Built:
+    """Build the PDF of somebody else's report, by the rules of one's own (`building`).
 
     Args:
         folder: of the report; nothing outside it can be read.
@@ -41,4 +69,5 @@ def build_report(folder: Path, main: str, *, trust: bool = False) -> Built:
         FileNotFoundError: LaTeX is not installed.
         ValueError: the folder is too large.
     """
-    raise NotImplementedError
+    engine = building.latex if main.endswith(".tex") else building.typst
+    return engine(building.package(folder), main, trust=trust)
