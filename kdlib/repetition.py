@@ -76,7 +76,7 @@ def observe(path: str | Path, *, epochs: int | None = None, own_code: bool = Fal
             function = functools.partial(function, stop_after=epochs)
         outcome = at_seed(function, seed)
     found = by_method(outcome.metrics, run.method).get(run.method, {})
-    return Observed(found, outcome.history, same, notes)
+    return Observed(found, list(outcome.history), same, notes)
 
 
 def judge(path: str | Path, observed: Observed, *, epochs: int | None = None) -> Repetition:
