@@ -92,7 +92,9 @@ def line(
 
 
 def _giving_up_root(outer: Sequence[str]) -> list[str]:
-    words = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/", "--tmpfs", STAGE, *outer, "--"]
+    """The first step. Its own space of processes ends with it, whoever they belong to by then."""
+    words = ["bwrap", "--die-with-parent", "--unshare-pid", "--dev-bind", "/", "/"]
+    words += ["--tmpfs", STAGE, *outer, "--"]
     words += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     return [*words, "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
 
@@ -124,6 +126,7 @@ def _variables() -> dict[str, str]:
         "PYTHONPATH": ":".join([KIT, *_user_packages()]),
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
+        "MALLOC_ARENA_MAX": "4",  # else each thread of a large machine reserves memory of its own
     }
 
 

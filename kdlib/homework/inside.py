@@ -142,7 +142,7 @@ def unpack(stream: BinaryIO, folder: Path, *, most: int, files: int) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "xb") as target:
                 _copy_bytes(stream, target, size)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, RecursionError) as error:
         _clear(folder)
         raise ValueError(f"{folder} cannot take what the command left: {error}") from None
 

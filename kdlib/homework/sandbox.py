@@ -7,6 +7,7 @@ so whoever reads that output checks the files from outside.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import io
@@ -18,8 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ RESULTS = "{results}"  # and where the command may write
 
 STOPPED = 124  # exit status of a command that was ended, as `timeout` has it
 INTERVAL = 0.1  # seconds between two looks at what a command uses
+SHARE, SPARE = 0.5, 0.03  # of the machine's memory: for a command at most, for all others at least
 PATIENCE = 64  # times the output that is kept, then the command is ended
 SLACK = 2**26  # bytes that names may add to a stream of results
 ADVICE = (
@@ -48,8 +50,9 @@ class Limits:
 
     Attributes:
         seconds: by the clock; then everything is ended.
-        memory: bytes of address space of each process, and bytes in use by all of them together.
-        processes: processes and threads.
+        memory: bytes of each process that it alone can write. All of them together may use as
+            much or half of the machine's memory, whichever is more.
+        processes: with their threads.
         file_size: bytes of one file.
         output: bytes of stdout and of stderr that are kept. The rest is dropped, and far beyond
             it (64 times) the command is ended.
@@ -59,7 +62,7 @@ class Limits:
 
     seconds: float = 600
     memory: int = 4 * 2**30
-    processes: int = 256
+    processes: int = max(256, 16 * (os.cpu_count() or 1))
     file_size: int = 256 * 2**20
     output: int = 2**20
     disk: int = 512 * 2**20
@@ -67,7 +70,8 @@ class Limits:
 
     def resources(self, *, alone: bool) -> dict[str, int]:
         """By the names of the system; of processes only where the user has no others."""
-        found = {"RLIMIT_AS": self.memory, "RLIMIT_FSIZE": self.file_size, "RLIMIT_CORE": 0}
+        found = {"RLIMIT_DATA": self.memory, "RLIMIT_AS": 8 * self.memory}  # libraries are large
+        found |= {"RLIMIT_FSIZE": self.file_size, "RLIMIT_CORE": 0}
         return found | ({"RLIMIT_NPROC": self.processes} if alone else {})
 
 
@@ -139,8 +143,9 @@ def run(
         command: a program and its words. In these, in `environment`, `folder` and `text`,
             "{project}" and "{results}" are replaced. `sys.executable` is there, too.
         project: a folder of somebody else.
-        writable: a folder that the caller made. Unless the command was stopped, it then holds the
-            regular files left in "{results}", never a link, and nothing else.
+        writable: a folder that the caller made. It then holds the regular files that the command
+            left in "{results}", never a link, and nothing else. A command that was stopped leaves
+            it alone; one that left more than the limits allow counts as stopped, and empties it.
         readable: further files and folders, seen read-only at their own paths.
         environment: variables added to the few that are set.
         limits: of time, memory, processes and files.
@@ -154,8 +159,7 @@ def run(
 
     Raises:
         NoSandbox: none works here, and `trust` is not given.
-        ValueError: a folder would have to be copied and is too large; or what the command left is
-            beyond the limits, then `writable` is empty.
+        ValueError: a folder would have to be copied and is too large.
     """
     if not trust and (why := probe()):
         raise NoSandbox(f"{why}; {ADVICE}")
@@ -185,10 +189,15 @@ def run(
             shown |= {bubblewrap.PROJECT: project} | ({bubblewrap.SEED: seed} if seed else {})
             finished = _run_confined(job, shown, variables, scratch, limits)
         with open(scratch / "stream", "rb") as stream:
-            if stream.readline(inside.MOST_LINE) != inside.STARTED:
+            if stream.readline(inside.MOST_LINE) != inside.STARTED and not finished.stopped:
                 raise NoSandbox(f"the sandbox does not start ({_last(finished.stderr)})")
-            if writable is not None and not finished.stopped:
+            if writable is None or finished.stopped:
+                return finished
+            try:
                 inside.unpack(stream, writable, most=limits.disk, files=limits.files)
+            except ValueError as error:
+                said = f"{finished.stderr}{error}\n"
+                return replace(finished, returncode=STOPPED, stderr=said, stopped="disk")
     return finished
 
 
@@ -249,9 +258,10 @@ class _Reader(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while part := os.read(self.source.fileno(), 2**16):
-            self.target.write(part[: max(0, self.most - self.seen)])
-            self.seen += len(part)
+        with self.source:
+            while part := os.read(self.source.fileno(), 2**16):
+                self.target.write(part[: max(0, self.most - self.seen)])
+                self.seen += len(part)
 
 
 def _follow(
@@ -289,7 +299,8 @@ def _watch(
             return "time"
         if any(one.seen > limits.output * PATIENCE for one in said):
             return "output"
-        if memory > limits.memory:
+        physical, available = _machine()
+        if memory > max(limits.memory, SHARE * physical) or available < SPARE * physical:
             return "memory"
         if files > limits.files or (results and results.seen > results.most):
             return "disk"
@@ -298,11 +309,11 @@ def _watch(
 def _in_use(pid: int) -> tuple[int, int]:
     """(bytes of memory of a process and all below it, files in its sandbox); 0 where unknown."""
     memory = files = 0
-    for one in _below(pid):
+    for one in _family(pid):
         try:
             status = Path(f"/proc/{one}/status").read_text()
             memory += sum(map(int, re.findall(r"Rss(?:Anon|Shmem):\s*(\d+) kB", status))) * 1024
-            if re.search(r"NSpid:\t\d+\t", status):  # in the sandbox
+            if os.path.exists(f"/proc/{one}/root{bubblewrap.KIT}"):  # it is in the sandbox
                 space = os.statvfs(f"/proc/{one}/root/tmp")
                 files = max(files, space.f_files - space.f_ffree)
         except OSError:  # it has ended, or this is no Linux
@@ -310,25 +321,33 @@ def _in_use(pid: int) -> tuple[int, int]:
     return memory, files
 
 
-def _below(pid: int) -> Iterator[int]:
+def _machine() -> tuple[int, int]:
+    """(bytes of memory of this machine, bytes that can still be had), (0, 0) where unknown."""
+    try:
+        found = dict(re.findall(r"(Mem\w+):\s*(\d+) kB", Path("/proc/meminfo").read_text()))
+        return int(found["MemTotal"]) * 1024, int(found["MemAvailable"]) * 1024
+    except (OSError, KeyError):  # no Linux
+        return 0, 0
+
+
+def _family(pid: int) -> list[int]:
     """A process and all that descend from it."""
-    yield pid
-    for path in glob.glob(f"/proc/{pid}/task/*/children"):
-        try:
-            children = Path(path).read_text().split()
-        except OSError:
-            continue
-        for child in children:
-            yield from _below(int(child))
+    found = [pid]
+    for one in found:
+        for path in glob.glob(f"/proc/{one}/task/*/children"):
+            with contextlib.suppress(OSError):  # it has ended
+                found += map(int, Path(path).read_text().split())
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End a process with its group; a sandbox ends with the process that made it."""
     try:
-        if hasattr(os, "killpg"):
+        if sys.platform != "win32":
             os.killpg(process.pid, signal.SIGKILL)
-        else:
-            process.kill()
+        elif process.poll() is None:
+            line = ["taskkill", "/F", "/T", "/PID", str(process.pid)]
+            subprocess.run(line, capture_output=True, check=False)
     except (ProcessLookupError, PermissionError):  # all gone, as Linux and macOS say it
         pass
     process.wait()
