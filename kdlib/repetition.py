@@ -178,6 +178,8 @@ def _judge(rows: list[tuple[str, float, float, float | None]], exact: bool) -> t
         return "differs", f"{', '.join(row[0] for row in apart)} beyond the tolerance"
     if exact:
         return "repeats", "equal processor, versions, threads and code: all values are the same"
+    if rows and all(row[1] == row[2] for row in rows):
+        return "repeats", "another machine or version, but all values are the same"
     if any(row[3] is None for row in rows):
         return "not decidable", "another machine or version, and fewer than four runs beside it"
     return "repeats", "another machine or version: within t SD √2 of the runs beside it"

@@ -141,34 +141,71 @@ def hints(found: Source) -> Iterator[str]:
 
 
 def of_generated(
-    folder: str | Path, results: Results, found: Team, course: Course, *, history: bool = True
+    folder: str | Path, results: Results, found: Team, course: Course
 ) -> Iterator[str]:
     """Whether the generated files are what the records, team.toml and the history give."""
-    path = Path(folder) / generated.JSON
     try:
-        stored = json.loads(_content(path))
-        state = Repository(stored["commit"], tuple(stored["commits"]))
-        figures = stored["figures"]
-        _plausible(state, figures, len(found.members))
+        stored, state = _stored(folder, len(found.members))
     except OSError:
         yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
         return
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except ValueError:
         yield f"{generated.JSON} is damaged, or of another team: {AGAIN}"
         return
-    expected = generated.content(results, found, course, state, figures)
+    path = Path(folder) / generated.JSON
+    expected = generated.content(results, found, course, state, stored["figures"])
     differences = list(_differences(stored, expected))
     yield from differences
     if not differences and _content(path).decode().replace("\r", "") != generated.as_json(expected):
         yield f"{generated.JSON} was edited: {AGAIN}"
+    yield from _tex(folder, expected)
+    yield from _figures(Path(folder), results, stored["figures"])
+    yield from _history(folder, state, found)
+
+
+def of_numbers(folder: str | Path, results: Results) -> Iterator[str]:
+    """Whether the stored numbers, tables and figures are what the records give.
+
+    Unlike `of_generated` it asks no more: what team.toml says may have changed since.
+    """
+    try:
+        stored, _ = _stored(folder, None)
+        named = _numbers(stored, results.digest, results.language, generated.values(results))
+        lines = list(named)
+        if not lines and stored.get("tables") != generated.tables(results):
+            lines.append(f"{generated.JSON}: 'tables' are not what the records give: {AGAIN}")
+        yield from lines
+        yield from _tex(folder, stored)
+        yield from _figures(Path(folder), results, stored["figures"])
+    except OSError:
+        yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        yield f"{generated.JSON} is damaged: {AGAIN}"
+
+
+def _stored(folder: str | Path, members: int | None) -> tuple[dict[str, Any], Repository]:
+    """What results.json holds, as far as `report` could have written it.
+
+    Raises:
+        OSError: it is missing.
+        ValueError: it is damaged, or of another number of members.
+    """
+    try:
+        stored = json.loads(_content(Path(folder) / generated.JSON))
+        state = Repository(stored["commit"], tuple(stored["commits"]))
+        _plausible(state, stored["figures"], len(state.commits) if members is None else members)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{generated.JSON} is damaged") from error
+    return stored, state
+
+
+def _tex(folder: str | Path, content: dict[str, Any]) -> Iterator[str]:
+    """Whether results.tex is what results.json gives."""
     tex = Path(folder) / generated.TEX
     if not tex.is_file():
         yield f"{generated.TEX} is missing: {AGAIN}"
-    elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(expected):
+    elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(content):
         yield f"{generated.TEX} is not what the records give, or was edited: {AGAIN}"
-    yield from _figures(Path(folder), results, figures)
-    if history:
-        yield from _history(folder, state, found)
 
 
 def _content(path: Path) -> bytes:
@@ -192,28 +229,39 @@ def _plausible(state: Repository, figures: Any, members: int) -> None:
         raise ValueError("it is not as it was written")
 
 
-def _differences(stored: Any, expected: dict[str, Any]) -> Iterator[str]:
+def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
     """Numbers that differ, by key; else the first thing that does."""
-    if stored.get("language") != expected["language"]:
+    language, digest = expected["language"], expected["digest"]
+    numbers = list(_numbers(stored, digest, language, expected["results"]))
+    yield from numbers
+    if any(stored.get(name) != expected[name] for name in ("language", "digest")):
+        return  # all else differs for this reason
+    for name in {**expected, **stored}:
+        if name not in ("digest", "results") and stored.get(name) != expected.get(name):
+            yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
+
+
+def _numbers(
+    stored: dict[str, Any], digest: str, language: str, expected: dict[str, Any]
+) -> Iterator[str]:
+    """Numbers that the records do not give, by key."""
+    if stored.get("language") != language:
         yield f"{generated.JSON} is in another language than the report: {AGAIN}"
         return
-    if stored.get("digest") != expected["digest"]:
+    if stored.get("digest") != digest:
         yield f"{generated.JSON} was made from other records than those in runs/: {AGAIN}"
         return  # the numbers differ for this reason
     numbers = stored.get("results")
     numbers = numbers if isinstance(numbers, dict) else {}
-    for key, value in expected["results"].items():
+    for key, value in expected.items():
         if key not in numbers:
             yield f"{generated.JSON} lacks {key!r}: {AGAIN}"
         elif numbers[key] != value:
             said = numbers[key].get("text") if isinstance(numbers[key], dict) else numbers[key]
             other = f"{said!r}" if said != value["text"] else "another value"
             yield f"{generated.JSON}: {key!r} says {other}, the records give {value['text']!r}"
-    for key in numbers.keys() - expected["results"].keys():
+    for key in numbers.keys() - expected.keys():
         yield f"{generated.JSON}: no record gives {str(key)[:100]!r}: {AGAIN}"
-    for name in {**expected, **stored}:
-        if name not in ("digest", "results") and stored.get(name) != expected.get(name):
-            yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
 
 
 def _figures(folder: Path, results: Results, figures: dict[str, str]) -> Iterator[str]:

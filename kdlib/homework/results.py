@@ -92,7 +92,11 @@ class Results:
 
 def read(folder: str | Path) -> Runs:
     """The records below `folder`/runs, by experiment, method and seed; raises as `files`."""
-    found = files(folder).values()
+    return ordered(files(folder).values())
+
+
+def ordered(found: Iterable[Run]) -> Runs:
+    """Runs by experiment, method and seed."""
     return Runs(sorted(found, key=lambda run: (run.experiment, _natural(run.method), run.seed)))
 
 

@@ -26,6 +26,7 @@ from kdlib.homework.entries import Text
 from kdlib.homework.report import Report
 from kdlib.homework.sources import Source
 from kdlib.homework.team import Member, Team
+from kdlib.records import Run
 
 MB = 10**6
 MOST_FILES = 20_000
@@ -208,22 +209,36 @@ class HandedIn:
         return Team(Text(name, name), 1, "", self.course.review.language, "", members, (), {})
 
     @cached_property
-    def _report(self) -> tuple[Report | None, str]:
+    def _runs(self) -> tuple[dict[Path, Run], str]:
         try:
-            runs = results.read(self.folder)
+            return results.files(self.folder), ""
+        except (OSError, ValueError) as error:
+            return {}, str(error).replace(f"{self.tree}/", "")
+
+    @property
+    def runs(self) -> dict[Path, Run]:
+        """{file: record}; empty if one cannot be read."""
+        return self._runs[0]
+
+    @cached_property
+    def _report(self) -> tuple[Report | None, str]:
+        if self._runs[1] or self.team_problem:
+            return None, self._runs[1]
+        try:
+            runs = results.ordered(self.runs.values())
             found = results.compute(runs, self.team.experiments, self.team.language)
             return Report(self.folder, self.team, self.course, found), ""
-        except (OSError, ValueError) as error:
-            return None, str(error).replace(f"{self.tree}/", "")
+        except ValueError as error:
+            return None, str(error)
 
     @property
     def report(self) -> Report | None:
-        """The report with what its records give; None if they give nothing."""
+        """The report with what its records give; None without records or team.toml."""
         return self._report[0]
 
     @property
     def report_problem(self) -> str:
-        """Why the records give nothing."""
+        """Why the records give nothing; "" if team.toml is the reason."""
         return self._report[1]
 
     @cached_property

@@ -33,7 +33,7 @@ def read(starter: Path | None = None) -> Kit:
             if not path.is_file() or path.stat().st_size > 20 * MB:
                 continue
             content = path.read_bytes()
-            files.add(digest(content))
+            files |= {digest(content)} if content.strip() else set()
             suffix = path.suffix
             if suffix in _CODE | _TEXT and place not in (PACKAGE, tests):
                 lines.update(source_lines(path.name, content))

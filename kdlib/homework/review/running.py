@@ -24,7 +24,6 @@ from kdlib.homework import (
     checks,
     generated,
     report,
-    results,
     sandbox,
     sources,
     untrusted,
@@ -74,9 +73,9 @@ class Clock:
 
 def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     """A sample of records and the notebooks run again, recorded beside observed."""
-    if handed_in.report is None:
+    if handed_in.report_problem:
         return Answer((Finding("reproducibility", RED, handed_in.report_problem),))
-    runs = list(handed_in.report.results.runs)
+    runs = list(handed_in.runs.values())
     able = [run for run in runs if run.repeat is not None]
     found = []
     if not able:
@@ -94,8 +93,7 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
     sample = chosen(able, handed_in, clock)
-    files = results.files(handed_in.folder)
-    paths = [next(path for path, one in files.items() if one == run) for run, _ in sample]
+    paths = [next(path for path, one in handed_in.runs.items() if one is run) for run, _ in sample]
     rows: list[tuple[str, ...]] = []
     repeated = 0
     for (_, epochs), path in zip(sample, paths):

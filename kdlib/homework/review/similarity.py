@@ -6,7 +6,7 @@ import importlib.util
 import io
 import itertools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,18 @@ class Program:
         """File and lines, from 1, of a range of lines."""
         start, file = max(one for one in self.starts if one[0] <= first)
         return f"{file}:{first - start + 1}-{last - start + 1}"
+
+    def cut(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Ranges of signs, none of which goes over the end of a file."""
+        lengths = itertools.accumulate(map(len, self.text.splitlines(keepends=True)), initial=0)
+        offsets = list(lengths)
+        edges = [offsets[line] for line, _ in self.starts] + [len(self.text)]
+        return [
+            (max(start, first), min(end, last))
+            for start, end in ranges
+            for first, last in itertools.pairwise(edges)
+            if max(start, first) < min(end, last)
+        ]
 
 
 @dataclass(frozen=True)
@@ -143,9 +155,9 @@ def _passages(left: Program, right: Program, slices: Any, most: int) -> tuple[Pa
 
     other = _print(right.text, None)
     found = []
-    for start, end in sorted(_ranges(slices[0]), key=lambda one: one[0] - one[1])[:most]:
+    for start, end in sorted(left.cut(_ranges(slices[0])), key=lambda one: one[0] - one[1])[:most]:
         _, _, (_, theirs) = compare_files(_print(left.text[start:end], None), other)
-        best = max(_ranges(theirs), key=lambda one: one[1] - one[0], default=None)
+        best = max(right.cut(_ranges(theirs)), key=lambda one: one[1] - one[0], default=None)
         if best is not None:
             found.append(Passage(*_lines(left, start, end), *_lines(right, *best)))
     return tuple(found)

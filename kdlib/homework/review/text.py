@@ -147,7 +147,7 @@ def _undeclared(handed_in: HandedIn) -> Iterator[Finding]:
         holders = [one.strip(" .*#/") for one in _COPYRIGHT.findall(handed_in.text(name)[:20_000])]
         foreign = [one for one in holders if not any(who in one for who in own if who)]
         above = [f"{part}/".casefold() for part in map(str, path.parents) if part != "."]
-        named = (name, path.name, path.stem, *above, *_words(foreign))
+        named = (name, path.name, *above, *_words(foreign))
         if foreign and not any(
             re.search(rf"(?<!\w){re.escape(one.casefold())}", said) for one in named
         ):
