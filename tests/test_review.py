@@ -279,9 +279,10 @@ def test_a_broken_file_is_a_finding_and_no_traceback(team, look):
     assert look(team)
 
 
-def test_cyrillic_names_and_paths(tmp_path, given, look):
-    folder = tmp_path / "Команда № 1"
-    teams.good(folder, "ru")
+def test_cyrillic_names_and_paths(finished, tmp_path, look):
+    folder = Path(shutil.copytree(finished, tmp_path / "Команда № 1"))
+    change(folder, "team.toml", 'language = "en"', 'language = "ru"')
+    teams.again(folder)
     write(folder, "опыты/шум.py", "def шум(уровень):\n    return уровень * 2\n", VERA)
     found = look(folder)
     assert states(found) == STATES
@@ -426,12 +427,12 @@ def test_records_repeat_and_an_edited_one_does_not(team, look):
     rows = found.answers["reproducibility"].tables[0].rows
     assert {row[0].split("/")[0] for row in rows} == {"teacher", "comparison", "temperature"}
     assert all(row[2] == row[3] for row in rows)
-    for path in (team / "runs" / "teacher").glob("*.json"):
+    for path in (team / "runs").rglob("*.json"):
         content = json.loads(path.read_text())
         content["metrics"]["accuracy"] += 5
         path.write_text(json.dumps(content))
     teams.again(team)
-    worse = look(team, run=True, trust=True, course=rules)
+    worse = look(team, run=True, trust=True, course=few(repeats=1))
     assert {flag for flag, _ in reds(worse)} == {"reproducibility"}
     assert [one.flag for one in worse.findings if "differs" in one.evidence] == ["reproducibility"]
 

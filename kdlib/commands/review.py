@@ -67,7 +67,7 @@ def _minutes(text: str) -> float:
 
 def main(arguments: argparse.Namespace) -> int:
     """Review repositories: 1 if something is red, 2 if one could not be reviewed."""
-    from kdlib.homework import course, sandbox
+    from kdlib.homework import course, repository, sandbox
     from kdlib.homework.review import cohort, kit
     from kdlib.homework.review.findings import GREEN, NOTE, RED
     from kdlib.homework.review.reviewing import Failed, Options
@@ -90,6 +90,9 @@ def main(arguments: argparse.Namespace) -> int:
         arguments.paths, options, arguments.out, against=arguments.against,
         language=arguments.language or rules.review.language,
     )  # fmt: skip
+    for path in arguments.paths if trust else ():  # Git in a folder of strangers may start programs
+        if repository.look(path, ()).commit.endswith("+"):
+            print(f"{path} has changes that are not committed: the review does not see them")
     for one in found:
         if isinstance(one, Failed):
             print(f"{one.name}: could not be reviewed: {one.problem}", file=sys.stderr)

@@ -50,12 +50,12 @@ def review(
         OSError: `out` cannot be written.
     """
     many = len(paths) > 1
+    files.probe(out / DATA)
     found: list[Review | Failed] = []
     programs: list[Program] = []
     spent: list[float] = []
     for number, (path, name) in enumerate(zip(paths, names(paths))):
         place = out / FOLDER / name if many else out
-        files.probe(place / DATA)
         if many:
             left = _left(spent, len(paths) - number)
             print(f"[{number + 1}/{len(paths)}] {name}{left}", flush=True)

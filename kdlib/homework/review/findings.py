@@ -15,7 +15,7 @@ FLAGS = {
     "reproducibility": Text("Reproducibility", "Воспроизводимость"),
     "tampering": Text("Tampering", "Вмешательство"),
     "similarity": Text("Similarity", "Сходство с другими"),
-    "unbound_numbers": Text("Typed numbers", "Числа, набранные вручную"),
+    "unbound_numbers": Text("Typed numbers", "Набранные числа"),
     "sources": Text("Sources", "Источники"),
     "notebooks": Text("Notebooks", "Блокноты"),
     "exercises": Text("Exercises", "Упражнения"),

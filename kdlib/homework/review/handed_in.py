@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -86,17 +87,6 @@ class Git:
             "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
         }  # fmt: skip
 
-    def start(self, *words: str) -> subprocess.Popen[bytes]:
-        """A Git command whose input and output are pipes."""
-        return subprocess.Popen(
-            ["git", *words],
-            cwd=self.tree,
-            env=self.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
     def __call__(self, *words: str, text: bytes = b"", seconds: float = 120) -> bytes:
         """What a Git command prints.
 
@@ -122,14 +112,19 @@ class Git:
             raise CannotReview(f"git {words[0]}: {said[-1][:200] if said else 'failed'}")
         return done.stdout
 
-    def contents(self, objects: list[str], most: int) -> dict[str, bytes]:
-        """{object: content} of the blobs of at most so many bytes."""
+    def contents(self, objects: list[str], most: int, together: int = 50 * MB) -> dict[str, bytes]:
+        """{object: content} of the blobs of at most so many bytes, as long as all of them fit."""
         if not objects:
             return {}
         listed = "\n".join(objects).encode() + b"\n"
         sizes = self("cat-file", "--batch-check", text=listed).decode().splitlines()
         parts = [line.split() for line in sizes]
-        small = [one[0] for one in parts if len(one) == 3 and int(one[2]) <= most]
+        small = []
+        for one in parts:
+            size = int(one[2]) if len(one) == 3 else most + 1
+            if size <= min(most, together):
+                small.append(one[0])
+                together -= size
         raw = self("cat-file", "--batch", text="\n".join(small).encode() + b"\n") if small else b""
         found, place = {}, 0
         for _ in small:
@@ -374,17 +369,31 @@ def _write(git: Git, entries: dict[str, Entry], course: Course) -> dict[str, str
             total += entry.size
     if total > course.review.whole * MB:
         raise CannotReview(f"its files have {total // MB} MB, at most {course.review.whole}")
-    contents = git.contents(
-        list({entry.object for entry in wanted.values()}), course.review.largest * MB
-    )
-    for name, entry in wanted.items():
-        path = git.tree / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(contents[entry.object])
-        except (OSError, KeyError) as error:
-            left[name] = f"cannot be written ({type(error).__name__})"
+    for names in _portions(wanted):
+        labels = list({wanted[name].object for name in names})
+        contents = git.contents(labels, course.review.largest * MB, sys.maxsize)
+        for name in names:
+            path = git.tree / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(contents[wanted[name].object])
+            except (OSError, KeyError) as error:
+                left[name] = f"cannot be written ({type(error).__name__})"
     return left
+
+
+def _portions(wanted: dict[str, Entry], most: int = 50 * MB) -> Iterator[list[str]]:
+    """Names, in lists of files that fit into memory together."""
+    names: list[str] = []
+    size = 0
+    for name, entry in wanted.items():
+        if names and size + entry.size > most:
+            yield names
+            names, size = [], 0
+        names.append(name)
+        size += entry.size
+    if names:
+        yield names
 
 
 def _plain(name: str, parts: tuple[str, ...]) -> bool:

@@ -82,12 +82,14 @@ pre { background: #f5f5f3; padding: .5rem .7rem; margin: .3rem 0; white-space: p
 .pair > div { min-width: 0; }
 .cohort { font-size: .84rem; table-layout: auto; }
 .cohort td.flag, .cohort th.flag { text-align: center; padding: .28rem .1rem; }
-.cohort th.flag { height: 10.5rem; vertical-align: bottom; font-weight: 400; }
+.cohort th.flag { height: 10.5rem; white-space: nowrap; vertical-align: bottom; font-weight: 400; }
 .cohort th.flag span { writing-mode: vertical-rl; transform: rotate(180deg); }
 body.wide { max-width: 76rem; }
 footer { margin-top: 3rem; padding-top: .6rem; border-top: 1px solid var(--line);
   color: var(--note); font-size: .87rem; }
 @page { size: A4; margin: 16mm 15mm; }
+@page wide { size: A4 landscape; }
+body.wide { page: wide; }
 @media print {
   body { font-size: 9.5pt; max-width: none; margin: 0; padding: 0; }
   h2, h3, caption { break-after: avoid; }
@@ -189,7 +191,7 @@ def _summary(found: Review, language: str) -> str:
         rows.append(
             f"<tr><td>{_mark(worst, language)}</td>"
             f'<td><a href="#{flag}">{_text(FLAGS[flag].of(language))}</a></td>'
-            f"<td>{_text(said.evidence)}{_text(more)}</td></tr>"
+            f"<td>{_text(said.evidence)}{_place(said)}{_text(more)}</td></tr>"
         )
     return f'<table class="summary"><tbody>{"".join(rows)}</tbody></table>'
 
@@ -213,8 +215,11 @@ def _flag(found: Review, flag: str, language: str) -> str:
 
 def _finding(one: Finding) -> str:
     mark = f'<span class="mark {one.severity}">{MARKS[one.severity]}</span>'
-    where = f' <span class="where">{_text(one.where)}</span>' if one.where else ""
-    return f"<li>{mark}{_text(one.evidence)}{where}</li>"
+    return f"<li>{mark}{_text(one.evidence)}{_place(one)}</li>"
+
+
+def _place(one: Finding) -> str:
+    return f' <span class="where">{_text(one.where)}</span>' if one.where else ""
 
 
 def _table(table: Table, language: str) -> str:

@@ -110,7 +110,7 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
         found += [told] if told else []
     found += _too_long(able, sample, handed_in, clock)
     found += _notebooks_again(handed_in, clock)
-    plan = (
+    evidence = (
         f"{repeated} of {len(sample)} sampled records ({len(runs)} in all, sample seed "
         f"{clock.seed}) repeat"
     )
@@ -119,10 +119,9 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     commands = tuple(
         f"python -m kdlib repeat --own-code '{handed_in.relative(path)}'" for path in paths
     )
-    severity = GREEN if repeated else NOTE
-    return Answer.of(
-        found, Finding("reproducibility", severity, plan), tables=tables, commands=commands
-    )
+    wrong = any(one.severity == RED for one in found)
+    plan = Finding("reproducibility", GREEN if repeated and not wrong else NOTE, evidence)
+    return Answer((plan, *found), tables=tables, commands=commands)
 
 
 def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> list[tuple[Run, int | None]]:

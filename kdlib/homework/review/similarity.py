@@ -173,7 +173,7 @@ def _lines(of: Program, start: int, end: int) -> tuple[str, str]:
     """(place, text) of a range of signs, widened to whole lines."""
     first = of.text.count("\n", 0, start)
     last = max(first, of.text.count("\n", 0, max(start, end - 1)))
-    return of.place(first, last), "\n".join(of.text.splitlines()[first : last + 1])
+    return of.place(first, last), "\n".join(of.text.splitlines()[first : last + 1]).strip("\n")
 
 
 def answer(name: str, pairs: Sequence[Pair], course: Course, problem: str = "") -> Answer:

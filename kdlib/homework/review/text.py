@@ -125,9 +125,11 @@ def _leads(text: str, bibliography: set[str]) -> bool:
 
 
 _COPYRIGHT = re.compile(
-    r"(?:copyright|©|SPDX-FileCopyrightText:)\s*(?:\(c\)|©|:)?\s*((?:\d{4}[\d ,–-]*)?[^\n]{2,80})",
+    r"(?:copyright\s*(?:\(c\)|©|:)|copyright(?=\s+(?:by\s+)?\d{4})|©|SPDX-FileCopyrightText:)"
+    r"\s*([^\n]{2,80})",
     re.I,
 )
+_LICENCE = ("LICENSE", "LICENCE", "COPYING", "NOTICE")
 _SCANNED = (".py", ".ipynb", ".c", ".cpp", ".cu", ".h", ".js", ".rs", ".sh", ".m", ".lua", ".R")
 
 
@@ -142,9 +144,13 @@ def _undeclared(handed_in: HandedIn) -> Iterator[Finding]:
     ).casefold()  # fmt: skip
     for name in handed_in.entries:
         path = PurePosixPath(name)
-        if path.suffix not in _SCANNED or handed_in.is_kit(name):
+        licence = path.name.upper().startswith(_LICENCE) and len(path.parts) > 1
+        if not (licence or path.suffix in _SCANNED) or handed_in.is_kit(name):
             continue
-        holders = [one.strip(" .*#/") for one in _COPYRIGHT.findall(handed_in.text(name)[:20_000])]
+        holders = [
+            re.sub(r'\\n.*|[",]*$', "", one).strip(" .*#/")
+            for one in _COPYRIGHT.findall(handed_in.text(name)[:20_000])
+        ]
         foreign = [one for one in holders if not any(who in one for who in own if who)]
         above = [f"{part}/".casefold() for part in map(str, path.parents) if part != "."]
         named = (name, path.name, *above, *_words(foreign))
@@ -201,7 +207,7 @@ def _section(handed_in: HandedIn, flag: str, name: str) -> Answer:
     if list(checks.empty(source, [name], handed_in.course.review.words)):
         return Answer((Finding(flag, RED, f"section {name!r} is empty", places[name]),))
     numbers = len(re.findall(r"\bresult\b", bodies[name]))
-    evidence = f"section {name!r} has {count} words and {numbers} numbers from the records"
+    evidence = f"section {name!r} has {count} words; numbers from the records in it: {numbers}"
     return Answer((Finding(flag, GREEN, evidence, places[name]),))
 
 
