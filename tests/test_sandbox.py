@@ -1,5 +1,6 @@
 """The sandbox, attacked: as root where the tests run as root, and as an ordinary user."""
 
+import ast
 import contextlib
 import io
 import os
@@ -275,13 +276,31 @@ def test_secrets_of_this_machine_are_not_read(project, monkeypatch):
     assert SECRET not in done.stdout and "HOME=/tmp/home" in done.stdout
     passwd = caught("print(open('/etc/passwd').read())", project).stdout.split()
     assert passwd == ["team:x:1000:1000::/tmp/home:/bin/sh"]
-    for hidden in ("/etc/shadow", "/root/.bashrc", "/home", str(Path.home()), "/run", "/work"):
-        done = caught(
-            f"import os; print(os.path.exists({hidden!r}) and os.listdir({hidden!r}))", project
-        )
-        kept = [path for path in (sys.prefix, sys.base_prefix) if path.startswith(f"{hidden}/")]
-        names = {Path(path).relative_to(hidden).parts[0] for path in kept}
-        assert done.stdout in ("False\n", f"{sorted(names)}\n"), (hidden, done)
+
+
+@confined
+def test_of_this_machine_only_the_system_and_the_interpreter_are_seen(project):
+    needed = {
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        Path(os.path.realpath(sys.executable)).parents[1],
+    }
+    needed = {path for path in needed if not path.is_relative_to("/usr")}
+    known = {
+        "/": {"dev", "etc", "kit", "proc", "project", "sys", "tmp", "usr", "var", "bin", "sbin"},
+        "/etc": {"alternatives", "fonts", "group", "hosts", "ld.so.cache", "localtime", "passwd",
+                 "texmf"},
+        "/tmp": {"home", "results"},
+        "/var": {"lib", "tmp"},
+    }  # fmt: skip
+    known["/"] |= {name for name in os.listdir("/") if name.startswith("lib")}
+    for path in needed:
+        for above in path.parents:
+            known.setdefault(str(above), set()).add(path.relative_to(above).parts[0])
+    code = f"import os; print({{place: os.listdir(place) for place in {list(known)}}})"
+    seen = ast.literal_eval(caught(code, project).stdout)
+    for place, names in seen.items():
+        assert set(names) <= known[place], place
 
 
 # Rights and other processes
@@ -399,7 +418,7 @@ def test_killing_all_ends_only_itself(project, tmp_path):
         "print('stopped', flush=True)\n"
         "while True: pass"
     )
-    done = caught(stop, project, limits=Limits(seconds=2))
+    done = caught(stop, project, limits=Limits(seconds=1))
     assert (done.stdout, done.stopped) == ("stopped\n", "time")
 
 
@@ -487,7 +506,8 @@ def test_only_regular_files_come_out(project, tmp_path):
     code = (
         "import os; os.chdir('/tmp/results'); os.mkdir('d'); open('d/good', 'w').write('good');"
         f"os.symlink({str(secret)!r}, 'd/link'); os.symlink({str(secret.parent)!r}, 'folder');"
-        "os.mkfifo('pipe'); os.symlink('pipe', 'e'); os.link('d/good', 'hard')"
+        "os.mkfifo('pipe'); os.symlink('pipe', 'e'); os.link('d/good', 'hard');"
+        "open('closed', 'w'); os.chmod('closed', 0); os.mkdir('shut', 0)"
     )
     assert caught(code, project, writable=made).returncode == 0
     found = {path.relative_to(made).as_posix(): path for path in made.rglob("*")}
@@ -727,7 +747,7 @@ if hasattr(os, "geteuid") and os.geteuid() == 0:  # else all of the above was as
 
     @confined
     def test_all_of_this_holds_for_an_ordinary_user(root):
-        """The other tests once more, by one who cannot do what root can."""
+        """The attacks once more, by one who cannot do what root can."""
         needed = {str(root), sys.base_prefix, os.path.realpath(sys.prefix)}
         needed.add(str(Path(os.path.realpath(sys.executable)).parents[1]))
         line = ["bwrap", "--die-with-parent", "--dev-bind", "/", "/"]
@@ -741,6 +761,7 @@ if hasattr(os, "geteuid") and os.geteuid() == 0:  # else all of the above was as
         line += ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         line += [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
         line += ["-o", "addopts=", "-c", os.devnull, "--rootdir", str(root), __file__]
+        line += ["-k", "not (trust or forged or notebook or configuration or report_is)"]
         variables = {"PATH": os.environ["PATH"], "HOME": "/tmp", "PYTHONPATH": str(root)}
         done = subprocess.run(line, capture_output=True, text=True, env=variables, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

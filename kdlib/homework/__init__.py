@@ -2,5 +2,6 @@
 
 `course` holds the rules, `team` what a team says about itself. `results` turns records into values
 with keys, `generated` writes them for Typst and LaTeX, `sources` and `checks` read a report,
-`building` makes its PDF. `report` joins them for the command line.
+`building` makes its PDF. `report` joins them for the command line. `sandbox` runs what somebody
+else wrote, `untrusted` their notebooks and reports.
 """

@@ -35,7 +35,8 @@ ETC = {
 STAGE, NOBODY = "/mnt", "65534"
 ALONE = (
     "--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000",
-    "--cap-drop", "ALL", "--clearenv", "--new-session", "--die-with-parent",
+    "--hostname", "sandbox", "--cap-drop", "ALL", "--clearenv", "--new-session",
+    "--die-with-parent",
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 STARTED = b"started\n"  # the first line of the stream of results
 MOST_LINE = 2**14  # bytes of a line in it
-MISSING = 127  # exit status of a command that cannot be started, as shells have it
+NOT_RUN, MISSING = 126, 127  # exit status of what cannot be started, as shells have it
 
 
 def line(package: Path, job: Mapping[str, Any]) -> list[str]:
@@ -34,8 +34,12 @@ def main() -> int:
     with open(job["stream"], "wb") as stream:
         stream.write(STARTED)
         stream.flush()
-        if job["seed"]:
-            copy(Path(job["seed"]), Path(job["results"]))
+        try:
+            if job["seed"]:
+                copy(Path(job["seed"]), Path(job["results"]))
+        except OSError as error:
+            print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+            return NOT_RUN
         limit(job["limits"])
         status = _status(job["command"], job["folder"])
         if job["alone"]:
@@ -51,13 +55,12 @@ def kept(folder: Path) -> Iterator[Path]:
         names += [name for name in below if Path(place, name).is_symlink()]
         below[:] = [name for name in below if not _passed_over(Path(place, name))]
         for path in (Path(place, name) for name in names if not name.startswith(".")):
-            mode = path.lstat().st_mode
-            if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
+            if path.is_symlink() or os.path.isfile(path):  # no pipe, no device
                 yield path
 
 
 def _passed_over(folder: Path) -> bool:
-    return folder.name.startswith(".") or (folder / "pyvenv.cfg").exists()
+    return folder.name.startswith(".") or os.path.exists(folder / "pyvenv.cfg")
 
 
 def copy(source: Path, target: Path) -> None:
@@ -108,13 +111,16 @@ def pack(folder: Path, stream: BinaryIO) -> None:
         below.sort()
         for name in sorted(names):
             path = Path(place, name)
-            if not stat.S_ISREG(path.lstat().st_mode):  # a link, a pipe
-                continue
-            with open(path, "rb") as source:
-                size = os.fstat(source.fileno()).st_size
-                head = json.dumps([path.relative_to(folder).as_posix(), size])
-                stream.write(head.encode() + b"\n")
-                _copy_bytes(source, stream, size)
+            with contextlib.suppress(OSError):  # closed by its maker, or too deep
+                if stat.S_ISREG(path.lstat().st_mode):  # no link, no pipe
+                    with open(path, "rb") as source:
+                        _pack_one(path.relative_to(folder).as_posix(), source, stream)
+
+
+def _pack_one(name: str, source: BinaryIO, stream: BinaryIO) -> None:
+    size = os.fstat(source.fileno()).st_size
+    stream.write(json.dumps([name, size]).encode() + b"\n")
+    _copy_bytes(source, stream, size)
 
 
 def unpack(stream: BinaryIO, folder: Path, *, most: int, files: int) -> None:

@@ -56,7 +56,7 @@ class Limits:
         file_size: bytes of one file.
         output: bytes of stdout and of stderr that are kept. The rest is dropped, and far beyond
             it (64 times) the command is ended.
-        disk: bytes of all files together; they lie in memory.
+        disk: bytes of all files together, which lie in memory; and of shared memory.
         files: how many there may be.
     """
 
@@ -188,16 +188,26 @@ def run(
             shown = {str(path.absolute()): path for path in readable}
             shown |= {bubblewrap.PROJECT: project} | ({bubblewrap.SEED: seed} if seed else {})
             finished = _run_confined(job, shown, variables, scratch, limits)
-        with open(scratch / "stream", "rb") as stream:
-            if stream.readline(inside.MOST_LINE) != inside.STARTED and not finished.stopped:
-                raise NoSandbox(f"the sandbox does not start ({_last(finished.stderr)})")
-            if writable is None or finished.stopped:
-                return finished
-            try:
-                inside.unpack(stream, writable, most=limits.disk, files=limits.files)
-            except ValueError as error:
-                said = f"{finished.stderr}{error}\n"
-                return replace(finished, returncode=STOPPED, stderr=said, stopped="disk")
+        return _taken(finished, scratch / "stream", writable, limits)
+
+
+def _taken(finished: Finished, stream: Path, writable: Path | None, limits: Limits) -> Finished:
+    """Put the results into `writable`; how the command ended, results beyond the limits included.
+
+    Raises:
+        NoSandbox: the command was never started.
+    """
+    if finished.stopped:
+        return finished
+    with open(stream, "rb") as source:
+        if source.readline(inside.MOST_LINE) != inside.STARTED:
+            raise NoSandbox(f"the sandbox does not start ({_last(finished.stderr)})")
+        try:
+            if writable is not None:
+                inside.unpack(source, writable, most=limits.disk, files=limits.files)
+        except ValueError as error:
+            said = f"{finished.stderr}{error}\n"
+            return replace(finished, returncode=STOPPED, stderr=said, stopped="disk")
     return finished
 
 
