@@ -18,10 +18,11 @@ import teams
 from teams import ANNA, BORIS, RULES, VERA, change, commit, git, notebook, write
 
 from kdlib import __main__ as cli
-from kdlib.homework import course
+from kdlib.homework import course, sandbox
 from kdlib.homework.review import cells, cohort, findings, kit, page, reviewing, running, stored
 from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED
 from kdlib.homework.review.reviewing import Failed, Options
+from kdlib.records import Run
 
 needs_copydetect = pytest.mark.skipif(
     importlib.util.find_spec("copydetect") is None,
@@ -496,14 +497,45 @@ def test_runs_of_a_gpu_are_tried_by_their_first_epochs(team, given):
 
 
 def test_without_a_sandbox_nothing_runs(team, tmp_path, monkeypatch, capsys):
-    from kdlib.homework import sandbox
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sandbox, "probe", lambda: "none is installed")
     assert cli.main(["review", str(team)]) == 2
     said = capsys.readouterr().err
     assert "none is installed" in said and "--trust" in said and "--no-run" in said
     assert not (tmp_path / "review.html").exists()
+
+
+CONFINED = sandbox.probe()
+
+
+@pytest.mark.skipif(bool(CONFINED), reason=f"no sandbox here: {CONFINED}")
+def test_what_runs_is_confined_and_may_not_excuse_itself(team, look, tmp_path):
+    mark = tmp_path / "mark"
+    head = "def measure(name, seed):\n"
+    change(team, "measuring.py", head, f"{head}    open({str(mark)!r}, 'w').close()\n")
+    found = look(team, run=True, course=few(repeats=1))
+    assert not mark.exists()
+    assert [flag for flag, _ in reds(found)] == ["reproducibility"]
+    assert states(found)["page_limit"] == GREEN, "the report was built in the sandbox"
+
+
+@pytest.mark.parametrize(
+    "error, severity",
+    [
+        (
+            {"kind": "ValueError", "error": "m:f: No module named 'nowhere_x'"},
+            NOTE,
+        ),
+        ({"kind": "ModuleNotFoundError", "error": "No module named 'torch'"}, RED),
+        ({"kind": "FileNotFoundError", "error": "data set 'cifar10' is not complete in x"}, NOTE),
+        ({"kind": "FileNotFoundError", "error": "data set 'mnist' is not complete in x"}, RED),
+        ({"kind": "OSError", "error": "read-only file system"}, RED),
+        ({"kind": "ValueError", "error": "r.json is no training: leave epochs out"}, NOTE),
+    ],
+)
+def test_only_what_fits_the_record_excuses_it(error, severity):
+    run = Run("e", "m", 0, repeat={"call": "kdlib.data:published", "args": ["cifar10"]})
+    assert running._failure(error, run)[0] == severity
 
 
 # The command

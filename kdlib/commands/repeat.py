@@ -64,5 +64,5 @@ def _observed(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         found = repetition.observe(path, epochs=arguments.epochs, own_code=arguments.own_code)
     except Exception as error:  # whatever the recorded code raises
-        return {"kind": type(error).__name__, "error": str(error), "os": isinstance(error, OSError)}
+        return {"kind": type(error).__name__, "error": str(error)}
     return found._asdict()

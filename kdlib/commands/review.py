@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--no-run", action="store_true", help="read only: repeat no record, build no report"
     )
     parser.add_argument(
-        "--budget", type=_minutes, metavar="MINUTES",
+        "--budget", type=float, metavar="MINUTES",
         help="for running records and notebooks again, for each team; default: the course's",
     )  # fmt: skip
     parser.add_argument(
@@ -55,16 +54,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _minutes(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of minutes above 0, got {text!r}")
-    return value
-
-
 def main(arguments: argparse.Namespace) -> int:
     """Review repositories: 1 if something is red, 2 if one could not be reviewed."""
     from kdlib.homework import course, repository, sandbox
@@ -73,6 +62,9 @@ def main(arguments: argparse.Namespace) -> int:
     from kdlib.homework.review.reviewing import Failed, Options
 
     rules = course.load(arguments.course)
+    budget = rules.review.budget if arguments.budget is None else arguments.budget
+    if not 0 < budget < float("inf"):
+        raise ValueError(f"--budget must be a number of minutes above 0, got {budget}")
     run, trust = not arguments.no_run, arguments.trust
     if run and not trust and (why := sandbox.probe()):
         raise ValueError(f"no sandbox works here ({why}): {NOWHERE}")
@@ -83,7 +75,7 @@ def main(arguments: argparse.Namespace) -> int:
         kit=kit.read(arguments.starter),
         run=run,
         trust=trust,
-        budget=arguments.budget or rules.review.budget,
+        budget=budget,
         seed=arguments.seed,
     )
     found = cohort.review(

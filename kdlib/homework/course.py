@@ -97,6 +97,7 @@ class Review:
         repeats: records that are run again at most.
         start: seconds that a run takes beside its training.
         accelerator: how many times faster than this machine a GPU is taken to be.
+        slower: how many times as long as planned a run may take.
     """
 
     language: str
@@ -114,6 +115,7 @@ class Review:
     repeats: int
     start: int
     accelerator: int
+    slower: int
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,7 @@ def _flags(entry: Entry) -> Flags:
 _COUNTS = {
     "share": 100, "strangers": 100, "words": 1000, "similar": 100, "passages": 1000,
     "largest": 10_000, "whole": 100_000, "commits": 1_000_000, "budget": 10_000, "repeats": 1000,
-    "start": 3600, "accelerator": 10_000,
+    "start": 3600, "accelerator": 10_000, "slower": 1000,
 }  # fmt: skip
 
 

@@ -121,10 +121,10 @@ class Git:
         parts = [line.split() for line in sizes]
         small = []
         for one in parts:
-            size = int(one[2]) if len(one) == 3 else most + 1
-            if size <= min(most, together):
+            length = int(one[2]) if len(one) == 3 else most + 1
+            if length <= min(most, together):
                 small.append(one[0])
-                together -= size
+                together -= length
         raw = self("cat-file", "--batch", text="\n".join(small).encode() + b"\n") if small else b""
         found, place = {}, 0
         for _ in small:

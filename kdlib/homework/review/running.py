@@ -6,6 +6,7 @@ the records; and what a notebook says about its exercises counts only where it c
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import random
@@ -199,7 +200,7 @@ def _repeat(
     handed_in: HandedIn, path: Path, epochs: int | None, clock: Clock
 ) -> tuple[Finding | None, Repetition | None]:
     """Run a record again; what is wrong with it, and the comparison if there is one."""
-    name = handed_in.relative(path)
+    name, run = handed_in.relative(path), handed_in.runs[path]
 
     def told(severity: str, evidence: str) -> tuple[Finding, None]:
         return Finding("reproducibility", severity, evidence, name), None
@@ -207,12 +208,17 @@ def _repeat(
     inside = path.relative_to(handed_in.folder).as_posix()
     line = [sys.executable, "-c", REPEAT, "repeat", "--observed", "--own-code", inside]
     line += ["--epochs", str(epochs)] if epochs else []
+    planned = handed_in.course.review.slower * cost(run, handed_in)
+    seconds = min(clock.left, planned)
     done = sandbox.run(
         line, handed_in.folder, folder=PROJECT, trust=clock.trust,
-        environment={"KDLIB_PROGRESS": "0"}, limits=Limits(seconds=clock.left),
+        environment={"KDLIB_PROGRESS": "0"}, limits=Limits(seconds=seconds),
     )  # fmt: skip
-    if done.stopped == "time":
+    if done.stopped == "time" and seconds < planned:
         return told(NOTE, "too long: it did not end in the time that was left")
+    if done.stopped == "time":
+        evidence = f"it did not end in {seconds:.0f} s; {run.seconds:.1f} s are recorded"
+        return told(RED, evidence)
     if done.stopped:
         return told(RED, f"it was stopped at the limit of {done.stopped}")
     answer = _last_object(done.stdout)
@@ -220,7 +226,7 @@ def _repeat(
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:200]
         return told(RED, f"it does not run again: {said}")
     if "error" in answer:
-        return told(*_failure(answer))
+        return told(*_failure(answer, run))
     observed = _observed(answer)
     if observed is None:
         return told(RED, "what came out are no values of a run")
@@ -233,18 +239,20 @@ def _repeat(
     return None, found
 
 
-def _failure(answer: dict[str, Any]) -> tuple[str, str]:
+def _failure(answer: dict[str, Any], run: Run) -> tuple[str, str]:
+    """Severity and evidence of an error. What ran may say anything, so notes are for what fits."""
     kind, text = str(answer.get("kind")), str(answer["error"])[:300]
-    missing = re.search(r"No module named '([\w.]+)'", text)
-    if missing and missing[1].split(".")[0] != "kdlib":
+    missing = re.search(r"No module named '(\w+)", text)
+    if missing and missing[1] != "kdlib" and not importlib.util.find_spec(missing[1]):
         return NOTE, (
             f"it needs the package that holds {missing[1]!r}: "
             "`pip install --only-binary=:all: PACKAGE` into this environment, then review again"
         )
-    if answer.get("os") or "download" in text.casefold():
-        return NOTE, f"it needs data that are not here: {text}"
-    if kind == "ValueError" and "cannot be repeated" in text:
-        return NOTE, text
+    data = re.match(r"data set ('[\w-]+') is not complete", text)
+    if data and data[1].strip("'") in json.dumps(run.repeat):
+        return NOTE, f"it needs the data set {data[1]}, which is not here: `data.load({data[1]})`"
+    if text.endswith("leave epochs out"):
+        return NOTE, "too long, and it is no training whose first epochs could be repeated"
     return RED, f"it does not run again: {kind}: {text}"
 
 
