@@ -100,6 +100,15 @@ def again(folder, by=ANNA):
     commit(folder, "numbers", by)
 
 
+def run(folder, program):
+    """Run a program of the team."""
+    kit = str(Path(report.HERE).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, check=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join((kit, str(folder)))},
+    )  # fmt: skip
+
+
 def good(folder, language="en"):
     """A repository with nothing to find: three members, records, numbers, a text."""
     for role in ("AUTHOR", "COMMITTER"):
@@ -112,11 +121,7 @@ def good(folder, language="en"):
             os.environ.pop(f"GIT_{role}_EMAIL")
     shutil.rmtree(folder / "runs")
     (folder / "measuring.py").write_text(MODULE, encoding="utf-8")
-    kit = str(Path(report.HERE).parents[1])
-    subprocess.run(
-        [sys.executable, "-c", MAIN], cwd=folder, check=True, capture_output=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join((kit, str(folder)))},
-    )  # fmt: skip
+    run(folder, MAIN)
     (folder / "experiments.py").write_text(MAIN, encoding="utf-8")
     commit(folder, "Our experiments", BORIS)
     for number, (who, text) in enumerate(WORK.items()):

@@ -237,6 +237,28 @@ def test_numbers_that_equal_a_key_are_told_with_it(team, look):
     assert told.flag == "unbound_numbers" and "comparison.kd.accuracy.mean" in told.evidence
 
 
+LATEX = r"""\documentclass{article}
+\usepackage{graphicx}
+\begin{document}
+\begin{figure}\includegraphics[width=0.5\textwidth]{a}\caption{A}\label{fig:a}\end{figure}
+\section{Что не получилось}
+We tried attention transfer, and it did not help at all.
+\section{Conclusions and outlook}
+Distillation helps a small network (Figure~\ref{fig:a}) more than smoothing does.
+\end{document}
+"""
+
+
+def test_a_report_without_the_layout_of_the_kit_is_read(team, look):
+    for path in team.glob("report*.typ"):
+        path.unlink()
+    write(team, "report.tex", LATEX)
+    assert states(look(team)) == STATES
+    change(team, "report.tex", "(Figure~\\ref{fig:a}) ", "")
+    change(team, "report.tex", "We tried attention transfer, and it did not help at all.", "")
+    assert {flag for flag, _ in reds(look(team))} == {"figures", "failed_attempts"}
+
+
 # What cannot be reviewed, and what is not there
 
 
@@ -496,6 +518,35 @@ def test_runs_of_a_gpu_are_tried_by_their_first_epochs(team, given):
     assert sampled(long, team, given, 100.0) == []
 
 
+TRAINING = """
+from functools import partial
+
+from kdlib import data, experiments, models
+
+digits = data.load("mnist-5k", size=14)
+experiments.compare(
+    {"small": {}}, student=partial(models.MLP, (8,), in_features=196), train=digits.train,
+    evaluate_on=digits.validation, seeds=[0], epochs=2, experiment="long", folder="runs", workers=1,
+)
+"""
+
+
+def test_the_first_epochs_are_repeated_where_the_whole_is_too_long(team, look):
+    shutil.rmtree(team / "runs")
+    teams.run(team, TRAINING)
+    (path,) = (team / "runs").rglob("*.json")
+    content = json.loads(path.read_text())
+    content["seconds"] = 4000.0
+    path.write_text(json.dumps(content))
+    commit(team)
+    found = look(team, run=True, trust=True, budget=35)
+    told = [one for one in found.findings if one.flag == "reproducibility"]
+    assert [one.severity for one in told] == [GREEN, NOTE], told
+    assert "so only 1 of its epochs ran" in told[1].evidence
+    names = {row[1] for row in found.answers["reproducibility"].tables[0].rows}
+    assert names and all(name.startswith("epoch 1, ") for name in names)
+
+
 def test_without_a_sandbox_nothing_runs(team, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sandbox, "probe", lambda: "none is installed")
@@ -652,6 +703,20 @@ def test_a_renamed_copy_is_told_with_its_passages_and_independent_work_is_not(
     }  # fmt: skip
     passages = found["first"].answers["similarity"].passages
     assert any("work.ipynb:" in one.right and "solution.py:" in one.left for one in passages)
+
+
+@needs_copydetect
+def test_code_of_last_year_is_compared_and_what_was_given_out_is_not(team, tmp_path, capsys):
+    write(team, "solution.py", SOLUTION)
+    old = tmp_path / "last year" / "a team"
+    old.mkdir(parents=True)
+    (old / "main.py").write_text(SOLUTION)
+    line = ["review", str(team), "--no-run", "--out", str(tmp_path), "--against", str(old.parent)]
+    assert cli.main(line) == 1
+    said = capsys.readouterr().out
+    assert "similarity: last year/a team" in said
+    assert cli.main([*line, "--starter", str(old)]) == 0, "both were given it"
+    assert cli.main([*line[:-1], str(tmp_path / "absent")]) == 2
 
 
 SOLUTION = """

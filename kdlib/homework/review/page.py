@@ -91,7 +91,8 @@ footer { margin-top: 3rem; padding-top: .6rem; border-top: 1px solid var(--line)
 @page wide { size: A4 landscape; }
 body.wide { page: wide; }
 @media print {
-  body { font-size: 9.5pt; max-width: none; margin: 0; padding: 0; }
+  html { font-size: 12.5px; }
+  body { font-size: 1rem; max-width: none; margin: 0; padding: 0; }
   h2, h3, caption { break-after: avoid; }
   tr, li, .pair, pre { break-inside: avoid; }
   thead { display: table-header-group; }

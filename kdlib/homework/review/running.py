@@ -435,6 +435,10 @@ def page_limit(handed_in: HandedIn, clock: Clock) -> Answer:
     if built.pdf is None:
         return Answer((_unbuilt(handed_in, built, where),))
     most = handed_in.course.rules.pages
+    if built.body is None:  # not the kit's layout
+        evidence = f"{built.pages} pages in all; where the text ends is not marked; at most {most}"
+        severity = GREEN if built.pages <= most else NOTE
+        return Answer((Finding("page_limit", severity, evidence, where),))
     wrong = tuple(checks.of_pages(built.body, handed_in.course))
     if wrong:
         return Answer((Finding("page_limit", RED, wrong[0], where),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -202,13 +203,32 @@ def _section(handed_in: HandedIn, flag: str, name: str) -> Answer:
     bodies = {one.name: body for one, body in zip(source.sections, source.bodies)}
     places = {one.name: one.place for one in source.sections}
     if name not in bodies:
+        bodies |= dict(_below_heading(handed_in, name))
+        places[name] = source.main
+    if name not in bodies:
         return Answer((Finding(flag, RED, f"section {name!r} is missing", source.main),))
     count = len(re.findall(r"\w{2,}", bodies[name]))
-    if list(checks.empty(source, [name], handed_in.course.review.words)):
+    if count < handed_in.course.review.words:
         return Answer((Finding(flag, RED, f"section {name!r} is empty", places[name]),))
     numbers = len(re.findall(r"\bresult\b", bodies[name]))
     evidence = f"section {name!r} has {count} words; numbers from the records in it: {numbers}"
     return Answer((Finding(flag, GREEN, evidence, places[name]),))
+
+
+_HEADING = re.compile(r"(?m)^=+[ \t]+(.+)$|\\(?:sub)*section\*?\{([^}]*)\}")
+_CALLED = {
+    "conclusions": r"conclusion|вывод|заключени",
+    "failures": r"did not work|fail|negative result|не получил|не сработал|неудач",
+}
+
+
+def _below_heading(handed_in: HandedIn, name: str) -> Iterator[tuple[str, str]]:
+    """(name, text) below an ordinary heading of this meaning, in reports of another layout."""
+    text = handed_in.text(handed_in.relative(handed_in.main)) if handed_in.main else ""
+    found = list(_HEADING.finditer(text))
+    for one, following in itertools.zip_longest(found, found[1:]):
+        if re.search(_CALLED[name], one[1] or one[2], re.IGNORECASE):
+            yield name, text[one.end() : following.start() if following else len(text)]
 
 
 def figures(handed_in: HandedIn) -> Answer:
