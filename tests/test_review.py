@@ -262,13 +262,22 @@ def test_a_report_without_the_layout_of_the_kit_is_read(team, look):
 # What cannot be reviewed, and what is not there
 
 
-def test_what_is_no_repository_or_empty_is_told_in_one_line(tmp_path, capsys, monkeypatch):
+def test_what_is_no_repository_or_empty_is_told_in_one_line(
+    finished, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain").mkdir()
     git(tmp_path, "init", "-q", "empty")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / ".git").write_text(f"gitdir: {tmp_path / 'empty' / '.git'}\n")
+    shutil.copytree(finished, "borrowed")
+    (tmp_path / "borrowed/.git/objects/info/alternates").write_text(f"{finished}/.git/objects\n")
+    shutil.copytree(finished, "linked")
+    shutil.rmtree("linked/.git/objects")
+    (tmp_path / "linked/.git/objects").symlink_to(finished / ".git/objects")
     for name, reason in {
+        "borrowed": "borrows objects",
+        "linked": "borrows objects",
         "plain": "is no Git repository",
         "empty": "has no commit",
         "absent": "is no folder",
@@ -635,7 +644,7 @@ def test_twelve_are_resumed_after_a_kill(finished, tmp_path):
     process = subprocess.Popen(
         line, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while len(list(tmp_path.glob("reviews/*/review.json"))) < 3 and time.monotonic() < limit:
         time.sleep(0.02)
     process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))

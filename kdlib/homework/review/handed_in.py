@@ -84,7 +84,8 @@ class Git:
         self.environment = kept | {
             "HOME": str(home), "XDG_CONFIG_HOME": str(home), "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"), "GIT_TERMINAL_PROMPT": "0",
-            "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
+            "GIT_NO_LAZY_FETCH": "1", "GIT_ALLOW_PROTOCOL": "file",
+            "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C",
         }  # fmt: skip
 
     def __call__(self, *words: str, text: bytes = b"", seconds: float = 120) -> bytes:
@@ -314,7 +315,9 @@ def _clone(path: Path, git: Git, course: Course) -> None:
     if not own.is_dir() and not bare:
         raise CannotReview(f"{path} is no Git repository: give the folder that `git clone` made")
     place = own if own.is_dir() else path
-    if (place / "objects" / "info" / "alternates").exists():
+    inside = [*place.iterdir(), *(place / "objects").glob("*")]
+    borrows = (place / "objects" / "info" / "alternates").exists() or (place / "commondir").exists()
+    if borrows or any(one.is_symlink() for one in inside):
         raise CannotReview(f"{path} borrows objects of another repository: give a full clone")
     size = sum(
         (Path(folder) / name).lstat().st_size
