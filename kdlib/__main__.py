@@ -18,6 +18,7 @@ COMMANDS = {
     "record": "kdlib.commands.record",
     "team": "kdlib.commands.team",
     "report": "kdlib.commands.report",
+    "review": "kdlib.commands.review",
     "bench": "kdlib.commands.bench",
     "site": "kdlib.commands.site",
     "doctor": "kdlib.commands.doctor",

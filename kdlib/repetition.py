@@ -29,12 +29,26 @@ class Repetition(NamedTuple):
     notes: list[str]
 
 
-def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = False) -> Repetition:
-    """Run a record again from the file alone and compare.
+class Observed(NamedTuple):
+    """What came out when a record was run again; `judge` compares it with what is recorded."""
 
-    On the same processor, versions, threads and code the values must be equal. Elsewhere, and on
-    a GPU, a value may differ by t SD √2, with SD over at least five runs of the same setting in
-    the record's folder: two draws of one seed differ by more in 5 % of the cases.
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    same: bool  # what the recipe made is what the record identifies
+    notes: list[str]
+
+
+def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = False) -> Repetition:
+    """Run a record again from the file alone (`observe`) and compare (`judge`).
+
+    Raises:
+        ValueError: the record cannot be repeated; says why.
+    """
+    return judge(path, observe(path, epochs=epochs, own_code=own_code), epochs=epochs)
+
+
+def observe(path: str | Path, *, epochs: int | None = None, own_code: bool = False) -> Observed:
+    """Run a record again from the file alone.
 
     Args:
         path: of the record.
@@ -47,7 +61,6 @@ def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = Fals
     run = records.read(path)
     if run.repeat is None:
         raise ValueError(f"{path} cannot be repeated: {run.obstacle or 'it holds no recipe'}")
-    siblings = _siblings(run, Path(path).parent)
     notes: list[str] = []
     with workers.threads(inputs.whole("threads", run.threads)):
         for method, name in run.repeat.get("methods", {}).items():
@@ -62,12 +75,35 @@ def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = Fals
             inputs.whole("epochs", epochs, high=len(run.history))
             function = functools.partial(function, stop_after=epochs)
         outcome = at_seed(function, seed)
+    found = by_method(outcome.metrics, run.method).get(run.method, {})
+    return Observed(found, list(outcome.history), same, notes)
+
+
+def judge(path: str | Path, observed: Observed, *, epochs: int | None = None) -> Repetition:
+    """Compare what was observed with the record; nothing runs.
+
+    On the same processor, versions, threads and code the values must be equal. Elsewhere, and on
+    a GPU, a value may differ by t SD √2, with SD over at least four other runs of the same setting
+    in the record's folder: two draws of one seed differ by more in 5 % of the cases. The record
+    itself does not count: one that was edited would widen its own tolerance.
+
+    Args:
+        path: of the record.
+        observed: of `observe`, with the same `epochs`.
+        epochs: compare the history of so many epochs instead of the results.
+
+    Raises:
+        ValueError: the file, or one beside it, is no record.
+    """
+    run = records.read(path)
+    siblings = _siblings(run, Path(path))
+    notes = list(observed.notes)
     if run.stale:
         notes.append("the record was made by other code of the kit")
     on_gpu = bool(run.versions.get("accelerator"))
     exact = run.versions == records.versions() and not run.stale and not on_gpu
     if epochs is None:
-        found = by_method(outcome.metrics, run.method).get(run.method, {})
+        found = observed.metrics
         pairs = [
             (
                 name,
@@ -82,22 +118,22 @@ def repeat(path: str | Path, *, epochs: int | None = None, own_code: bool = Fals
             (
                 f"epoch {place + 1}, {name}",
                 value,
-                observed.get(name, math.nan),
+                now.get(name, math.nan),
                 [
                     other.history[place].get(name, math.nan)
                     for other in siblings
                     if len(other.history) > place
                 ],
             )
-            for place, (recorded, observed) in enumerate(zip(run.history, outcome.history))
+            for place, (recorded, now) in enumerate(zip(run.history[:epochs], observed.history))
             for name, value in recorded.items()
         ]
     rows = [
-        (name, recorded, observed, 0.0 if exact else _tolerance(others))
-        for name, recorded, observed, others in pairs
+        (name, recorded, value, 0.0 if exact else _tolerance(others))
+        for name, recorded, value, others in pairs
     ]
     verdict, basis = _judge(rows, exact)
-    if exact and not same:
+    if exact and not observed.same:
         verdict, basis = "differs", "the record's identity is not that of what its recipe makes"
     return Repetition(run, rows, verdict, basis, notes)
 
@@ -112,9 +148,9 @@ def _same(run: Run, function: Any, seed: int) -> bool:
     )
 
 
-def _siblings(run: Run, folder: Path) -> list[Run]:
-    """Runs of the same setting beside a record, itself included."""
-    found = [records.read(path) for path in sorted(folder.glob("*.json"))]
+def _siblings(run: Run, path: Path) -> list[Run]:
+    """The other runs of the same setting beside a record."""
+    found = [records.read(one) for one in sorted(path.parent.glob("*.json")) if one != path]
     return [
         other
         for other in found
@@ -124,9 +160,9 @@ def _siblings(run: Run, folder: Path) -> list[Run]:
 
 
 def _tolerance(values: list[float]) -> float | None:
-    """t SD √2 of at least five values, None of fewer."""
+    """t SD √2 of at least four values, None of fewer."""
     values = [value for value in values if math.isfinite(value)]
-    if len(values) < 5:
+    if len(values) < 4:
         return None
     return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) * math.sqrt(2))
 
@@ -142,6 +178,8 @@ def _judge(rows: list[tuple[str, float, float, float | None]], exact: bool) -> t
         return "differs", f"{', '.join(row[0] for row in apart)} beyond the tolerance"
     if exact:
         return "repeats", "equal processor, versions, threads and code: all values are the same"
+    if rows and all(row[1] == row[2] for row in rows):
+        return "repeats", "another machine or version, but all values are the same"
     if any(row[3] is None for row in rows):
-        return "not decidable", "another machine or version, and fewer than five runs beside it"
+        return "not decidable", "another machine or version, and fewer than four runs beside it"
     return "repeats", "another machine or version: within t SD √2 of the runs beside it"

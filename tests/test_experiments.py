@@ -774,7 +774,7 @@ def test_elsewhere_siblings_give_the_tolerance(tmp_path, digits):
     )
     paths = sorted(tmp_path.rglob("*.json"))
     values = [json.loads(path.read_text())["metrics"]["loss"] for path in paths]
-    spread = 2.776445 * np.std(values, ddof=1) * 2**0.5
+    spread = 3.182446 * np.std(values[1:], ddof=1) * 2**0.5
     for path in paths:
         content = json.loads(path.read_text())
         content["versions"]["torch"] = "1.0"
@@ -786,7 +786,7 @@ def test_elsewhere_siblings_give_the_tolerance(tmp_path, digits):
     content = json.loads(paths[0].read_text())
     content["metrics"]["loss"] += 20 * spread
     paths[0].write_text(json.dumps(content))
-    assert repeat(paths[0]).verdict in ("repeats", "differs")
+    assert repeat(paths[0]).verdict == "differs", "an edited record does not widen its own room"
     for path in paths[2:]:
         path.unlink()
     assert repeat(paths[0]).verdict == "not decidable"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import Any
 
 HELP = "run recorded runs again from their files, and compare"
 
@@ -21,6 +23,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="import and run modules below this folder that a record names",
     )
+    parser.add_argument(
+        "--observed", action="store_true",
+        help="print what came out as JSON, one line a file, and compare nothing",
+    )  # fmt: skip
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -29,6 +35,9 @@ def main(arguments: argparse.Namespace) -> int:
 
     status = 0
     for path in arguments.files:
+        if arguments.observed:
+            print(json.dumps(_observed(path, arguments)), flush=True)
+            continue
         try:
             found = repetition.repeat(path, epochs=arguments.epochs, own_code=arguments.own_code)
         except (TypeError, ValueError) as error:
@@ -46,3 +55,14 @@ def main(arguments: argparse.Namespace) -> int:
         if found.verdict == "differs" and status == 0:
             status = 1
     return status
+
+
+def _observed(path: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a record gives when it runs again, or the error and its kind."""
+    from kdlib import repetition
+
+    try:
+        found = repetition.observe(path, epochs=arguments.epochs, own_code=arguments.own_code)
+    except Exception as error:  # whatever the recorded code raises
+        return {"kind": type(error).__name__, "error": str(error)}
+    return found._asdict()

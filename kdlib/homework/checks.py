@@ -23,7 +23,6 @@ from kdlib.homework.words import SECTIONS
 
 AGAIN = "run `python -m kdlib report` again"
 MOST_BYTES = 20_000_000  # of a generated file
-LEAST_WORDS = 5  # of a section; the checks judge no more than that there is one
 NEEDED = ("title", "abstract", "sources", "contributions", "reproducibility", "references")
 OWN_TEXT = tuple(name for name in SECTIONS if name not in NEEDED)
 
@@ -58,10 +57,17 @@ def of_team(found: Team, course: Course, results: Results) -> Iterator[str]:
 
 
 def of_text(
-    found: Source, results: Results, keys_of_bibliography: Collection[str]
+    found: Source, results: Results, keys_of_bibliography: Collection[str], course: Course
 ) -> Iterator[str]:
     """Sections, result keys, tables and citations of the text."""
-    yield from _sections(found)
+    yield from structure(found)
+    yield from empty(found, OWN_TEXT, course.review.words)
+    yield from unknown(found, results)
+    yield from uncited(found, results, keys_of_bibliography)
+
+
+def unknown(found: Source, results: Results) -> Iterator[str]:
+    """Keys and experiments that no record gives."""
     for key, place in found.keys:
         if key not in results.values:
             yield f"{place}: unknown result key {key!r}: {nearest(key, results.values)}"
@@ -69,6 +75,13 @@ def of_text(
     for name, place in found.experiments:
         if name not in parts:
             yield f"{place}: unknown experiment {name!r}: {nearest(name, parts)}"
+
+
+def uncited(
+    found: Source, results: Results | None, keys_of_bibliography: Collection[str]
+) -> Iterator[str]:
+    """Citations that lead nowhere."""
+    parts = [one.part for one in results.experiments] if results else ()
     labels = {f"{kind}-{part}" for kind in ("table", "figure") for part in parts} | set(SECTIONS)
     for name, place in found.cited:
         if name not in keys_of_bibliography and name not in labels:
@@ -88,7 +101,8 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(listed[:8]) + (f" and {len(listed) - 8} more" if listed[8:] else "") or "none"
 
 
-def _sections(found: Source) -> Iterator[str]:
+def structure(found: Source) -> Iterator[str]:
+    """Sections that are unknown, missing or out of order, and what else a report shows."""
     names = [name for name, _ in found.sections]
     for name, place in found.sections:
         if name not in SECTIONS:
@@ -103,12 +117,16 @@ def _sections(found: Source) -> Iterator[str]:
     wanted = [name for name in SECTIONS if name in present]
     if present != wanted:
         yield f"{found.main}: sections must stand in the order {', '.join(wanted)}"
-    for (name, place), body in zip(found.sections, found.bodies):
-        if name in OWN_TEXT and len(re.findall(r"\w{2,}", body)) < LEAST_WORDS:
-            yield f"{place}: section {name!r} is empty: write it"
     for name in NEEDED:
         if name not in found.calls:
             yield f"{found.main}: {name!r} is not shown: take its line from the template"
+
+
+def empty(found: Source, names: Collection[str], words: int) -> Iterator[str]:
+    """Sections of fewer than so many words: no more is judged than that there is a text."""
+    for (name, place), body in zip(found.sections, found.bodies):
+        if name in names and len(re.findall(r"\w{2,}", body)) < words:
+            yield f"{place}: section {name!r} is empty: write it"
 
 
 def hints(found: Source) -> Iterator[str]:
@@ -125,31 +143,69 @@ def hints(found: Source) -> Iterator[str]:
 def of_generated(
     folder: str | Path, results: Results, found: Team, course: Course
 ) -> Iterator[str]:
-    """Whether the generated files are what the records and team.toml give."""
-    path = Path(folder) / generated.JSON
+    """Whether the generated files are what the records, team.toml and the history give."""
     try:
-        stored = json.loads(_content(path))
-        state = Repository(stored["commit"], tuple(stored["commits"]))
-        figures = stored["figures"]
-        _plausible(state, figures, len(found.members))
+        stored, state = _stored(folder, len(found.members))
     except OSError:
         yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
         return
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except ValueError:
         yield f"{generated.JSON} is damaged, or of another team: {AGAIN}"
         return
-    expected = generated.content(results, found, course, state, figures)
+    path = Path(folder) / generated.JSON
+    expected = generated.content(results, found, course, state, stored["figures"])
     differences = list(_differences(stored, expected))
     yield from differences
     if not differences and _content(path).decode().replace("\r", "") != generated.as_json(expected):
         yield f"{generated.JSON} was edited: {AGAIN}"
+    yield from _tex(folder, expected)
+    yield from _figures(Path(folder), results, stored["figures"])
+    yield from _history(folder, state, found)
+
+
+def of_numbers(folder: str | Path, results: Results) -> Iterator[str]:
+    """Whether the stored numbers, tables and figures are what the records give.
+
+    Unlike `of_generated` it asks no more: what team.toml says may have changed since.
+    """
+    try:
+        stored, _ = _stored(folder, None)
+        named = _numbers(stored, results.digest, results.language, generated.values(results))
+        lines = list(named)
+        if not lines and stored.get("tables") != generated.tables(results):
+            lines.append(f"{generated.JSON}: 'tables' are not what the records give: {AGAIN}")
+        yield from lines
+        yield from _tex(folder, stored)
+        yield from _figures(Path(folder), results, stored["figures"])
+    except OSError:
+        yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        yield f"{generated.JSON} is damaged: {AGAIN}"
+
+
+def _stored(folder: str | Path, members: int | None) -> tuple[dict[str, Any], Repository]:
+    """What results.json holds, as far as `report` could have written it.
+
+    Raises:
+        OSError: it is missing.
+        ValueError: it is damaged, or of another number of members.
+    """
+    try:
+        stored = json.loads(_content(Path(folder) / generated.JSON))
+        state = Repository(stored["commit"], tuple(stored["commits"]))
+        _plausible(state, stored["figures"], len(state.commits) if members is None else members)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{generated.JSON} is damaged") from error
+    return stored, state
+
+
+def _tex(folder: str | Path, content: dict[str, Any]) -> Iterator[str]:
+    """Whether results.tex is what results.json gives."""
     tex = Path(folder) / generated.TEX
     if not tex.is_file():
         yield f"{generated.TEX} is missing: {AGAIN}"
-    elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(expected):
+    elif _content(tex).decode("utf-8", "replace").replace("\r", "") != generated.as_tex(content):
         yield f"{generated.TEX} is not what the records give, or was edited: {AGAIN}"
-    yield from _figures(Path(folder), results, figures)
-    yield from _history(folder, state, found)
 
 
 def _content(path: Path) -> bytes:
@@ -173,28 +229,39 @@ def _plausible(state: Repository, figures: Any, members: int) -> None:
         raise ValueError("it is not as it was written")
 
 
-def _differences(stored: Any, expected: dict[str, Any]) -> Iterator[str]:
+def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
     """Numbers that differ, by key; else the first thing that does."""
-    if stored.get("language") != expected["language"]:
+    language, digest = expected["language"], expected["digest"]
+    numbers = list(_numbers(stored, digest, language, expected["results"]))
+    yield from numbers
+    if any(stored.get(name) != expected[name] for name in ("language", "digest")):
+        return  # all else differs for this reason
+    for name in {**expected, **stored}:
+        if name not in ("digest", "results") and stored.get(name) != expected.get(name):
+            yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
+
+
+def _numbers(
+    stored: dict[str, Any], digest: str, language: str, expected: dict[str, Any]
+) -> Iterator[str]:
+    """Numbers that the records do not give, by key."""
+    if stored.get("language") != language:
         yield f"{generated.JSON} is in another language than the report: {AGAIN}"
         return
-    if stored.get("digest") != expected["digest"]:
+    if stored.get("digest") != digest:
         yield f"{generated.JSON} was made from other records than those in runs/: {AGAIN}"
         return  # the numbers differ for this reason
     numbers = stored.get("results")
     numbers = numbers if isinstance(numbers, dict) else {}
-    for key, value in expected["results"].items():
+    for key, value in expected.items():
         if key not in numbers:
             yield f"{generated.JSON} lacks {key!r}: {AGAIN}"
         elif numbers[key] != value:
             said = numbers[key].get("text") if isinstance(numbers[key], dict) else numbers[key]
             other = f"{said!r}" if said != value["text"] else "another value"
             yield f"{generated.JSON}: {key!r} says {other}, the records give {value['text']!r}"
-    for key in numbers.keys() - expected["results"].keys():
+    for key in numbers.keys() - expected.keys():
         yield f"{generated.JSON}: no record gives {str(key)[:100]!r}: {AGAIN}"
-    for name in {**expected, **stored}:
-        if name not in ("digest", "results") and stored.get(name) != expected.get(name):
-            yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
 
 
 def _figures(folder: Path, results: Results, figures: dict[str, str]) -> Iterator[str]:

@@ -79,6 +79,46 @@ class Flags:
 
 
 @dataclass(frozen=True)
+class Review:
+    """What `review` looks for, and how far it goes; the course file says why each is as it is.
+
+    Attributes:
+        language: of the headings.
+        share: percent of the source lines from which one member did nearly everything.
+        strangers: percent of the source lines from which people outside the team did too much.
+        source: ends of the names of files whose lines count as work.
+        made: names, and folders with "/", whose lines do not.
+        words: that a section needs.
+        similar: percent of common code from which two teams are told.
+        passages: of common code that a page shows at most.
+        largest, whole: megabytes of a file, and of a repository.
+        commits: that are read at most, the latest.
+        budget: minutes for running things again.
+        repeats: records that are run again at most.
+        start: seconds that a run takes beside its training.
+        accelerator: how many times faster than this machine a GPU is taken to be.
+        slower: how many times as long as planned a run may take.
+    """
+
+    language: str
+    share: int
+    strangers: int
+    source: tuple[str, ...]
+    made: tuple[str, ...]
+    words: int
+    similar: int
+    passages: int
+    largest: int
+    whole: int
+    commits: int
+    budget: int
+    repeats: int
+    start: int
+    accelerator: int
+    slower: int
+
+
+@dataclass(frozen=True)
 class Course:
     """Everything in the course file."""
 
@@ -92,6 +132,7 @@ class Course:
     rules: Rules
     grading: Grading
     flags: Flags
+    review: Review
 
 
 def load(path: str | Path | None = None) -> Course:
@@ -103,8 +144,10 @@ def load(path: str | Path | None = None) -> Course:
     """
     found = entries.read(FILE if path is None else path).table(
         ["title", "university", "contact", "lecture", "team", "blocks", "homeworks", "rules",
-         "grading", "flags"]
+         "grading", "flags"], ["review"]
     )  # fmt: skip
+    if "review" not in found:  # a course file may leave it to the kit
+        found |= {"review": entries.read(FILE).named()["review"]}
     team: dict[str, Person] = {}
     for entry in found["team"].items(most=20):
         one = entry.table(["key", "name", "affiliation"])
@@ -123,6 +166,7 @@ def load(path: str | Path | None = None) -> Course:
         rules=_rules(found["rules"]),
         grading=_grading(found["grading"]),
         flags=_flags(found["flags"]),
+        review=_review(found["review"]),
     )
 
 
@@ -171,3 +215,20 @@ def _grading(entry: Entry) -> Grading:
 def _flags(entry: Entry) -> Flags:
     found = entry.table(["note", "red", "green"])
     return Flags(found["note"].both(), found["red"].all_both(), found["green"].all_both())
+
+
+_COUNTS = {
+    "share": 100, "strangers": 100, "words": 1000, "similar": 100, "passages": 1000,
+    "largest": 10_000, "whole": 100_000, "commits": 1_000_000, "budget": 10_000, "repeats": 1000,
+    "start": 3600, "accelerator": 10_000, "slower": 1000,
+}  # fmt: skip
+
+
+def _review(entry: Entry) -> Review:
+    found = entry.table(["language", "source", "made", *_COUNTS])
+    return Review(
+        language=found["language"].one_of(entries.LANGUAGES),
+        source=found["source"].texts(),
+        made=found["made"].texts(least=0),
+        **{name: found[name].whole(1, most) for name, most in _COUNTS.items()},
+    )

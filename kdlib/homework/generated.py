@@ -60,8 +60,8 @@ def content(
             "homework": f"{homework} {team.homework}: {topic}",
         },
         "words": words.words(language),
-        "results": {key: value._asdict() for key, value in results.values.items()},
-        "tables": {one.part: _table(one, language) for one in results.experiments},
+        "results": values(results),
+        "tables": tables(results),
         "sources": [
             [one.what.of(language), one.origin.of(language), one.licence, one.changed.of(language)]
             for one in team.sources
@@ -77,6 +77,16 @@ def content(
         ],
         "reproducibility": {"text": _reproducibility(results), "command": team.reproduce},
     }
+
+
+def values(results: Results) -> dict[str, Any]:
+    """Every number of results.json by its key."""
+    return {key: value._asdict() for key, value in results.values.items()}
+
+
+def tables(results: Results) -> dict[str, Any]:
+    """Every table of results.json by the part of its experiment."""
+    return {one.part: _table(one, results.language) for one in results.experiments}
 
 
 def _table(found: Summary, language: str) -> dict[str, Any]:

@@ -149,7 +149,7 @@ def findings(report: Report, *, latex: bool = False, written: bool = True) -> li
     try:
         text = sources.read(report.main(latex=latex))
         keys = sources.bibliography(report.folder / sources.BIBLIOGRAPHY)
-        found += checks.of_text(text, report.results, keys)
+        found += checks.of_text(text, report.results, keys, report.course)
     except (OSError, ValueError) as error:
         found.append(str(error))
     if written:

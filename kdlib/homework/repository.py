@@ -11,6 +11,7 @@ from typing import NamedTuple
 from kdlib.homework.team import Member
 
 GENERATED = "generated"
+WRITTEN = ("report.pdf", "report.zip", "review.html", "review.json")  # by commands, beside it
 # A repository that somebody hands in may ask Git to start programs of its own.
 _QUIET = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=", "-c", "core.pager=cat")
 
@@ -28,13 +29,13 @@ class Repository(NamedTuple):
 
 
 def look(folder: str | Path, members: Sequence[Member]) -> Repository:
-    """The state now. What `report` writes itself does not count as a change."""
+    """The state now. What `report` and `review` write does not count as a change."""
     folder = Path(folder)
     head = _git(folder, "rev-parse", "--short=12", "HEAD")
     if head is None or not re.fullmatch(r"[0-9a-f]{12,40}", head.strip()):
         return Repository("", (None,) * len(members))
     inside = (_git(folder, "rev-parse", "--show-prefix") or "").strip()
-    own = [f":(top,exclude){inside}{name}" for name in (GENERATED, "report.pdf", "report.zip")]
+    own = [f":(top,exclude){inside}{name}" for name in (GENERATED, *WRITTEN)]
     changed = _git(folder, "status", "--porcelain", "--", ":(top)", *own)
     mark = "+" if changed is None or changed.strip() else ""
     return Repository(head.strip() + mark, _commits(folder, members))

@@ -91,7 +91,17 @@ class Results:
 
 
 def read(folder: str | Path) -> Runs:
-    """The records below `folder`/runs, by experiment, method and seed.
+    """The records below `folder`/runs, by experiment, method and seed; raises as `files`."""
+    return ordered(files(folder).values())
+
+
+def ordered(found: Iterable[Run]) -> Runs:
+    """Runs by experiment, method and seed."""
+    return Runs(sorted(found, key=lambda run: (run.experiment, _natural(run.method), run.seed)))
+
+
+def files(folder: str | Path) -> dict[Path, Run]:
+    """{file: record} below `folder`/runs.
 
     Raises:
         ValueError: none is there, one is no record, or there are too many.
@@ -105,8 +115,7 @@ def read(folder: str | Path) -> Runs:
         )
     if len(paths) > MOST_FILES:
         raise ValueError(f"{place} holds {len(paths)} files, at most {MOST_FILES} are read")
-    found = [_checked(path) for path in paths]
-    return Runs(sorted(found, key=lambda run: (run.experiment, _natural(run.method), run.seed)))
+    return {path: _checked(path) for path in paths}
 
 
 def _checked(path: Path) -> Run:

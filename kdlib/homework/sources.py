@@ -35,6 +35,9 @@ class Source:
         cited: keys that must stand in the bibliography.
         calls: the commands of the style that it uses, e.g. "contributions".
         typed: percentages and points typed by hand.
+        decimals: all decimals typed by hand, lengths of the layout aside.
+        figures: labels of figures, those of results included.
+        referred: labels that the text refers to.
         swallowed: calls of `result` behind which Typst takes a semicolon for its own.
     """
 
@@ -46,6 +49,9 @@ class Source:
     cited: tuple[Found, ...]
     calls: frozenset[str]
     typed: tuple[Found, ...]
+    decimals: tuple[Found, ...]
+    figures: tuple[Found, ...]
+    referred: frozenset[str]
     swallowed: tuple[Found, ...]
 
 
@@ -60,6 +66,7 @@ class _Syntax(NamedTuple):
     cite: str
     reference: str
     label: str
+    figure: str
     call: str
 
 
@@ -73,6 +80,7 @@ _SYNTAX = {
         cite=r"\bcite\(\s*<([^>\s]+)>",
         reference=r"(?<![\w.\\])@([A-Za-z][\w:.-]*)",
         label=r"<([A-Za-z][\w:.-]*)>",
+        figure=r'#results-figure\(\s*"([^"]*)"',
         call=r"#(title|abstract|sources|contributions|reproducibility|references)\(|"
         r"^\s*(title|abstract):",
     ),
@@ -85,11 +93,26 @@ _SYNTAX = {
         cite=r"\\(?:no)?cite[a-zA-Z]*\*?(?:\[[^\]]*\])*\{([^}]*)\}",
         reference=r"(?!)",
         label=r"\\label\{([^}]*)\}",
+        figure=r"\\resultsfigure\{([^}]*)\}",
         call=r"\\kd(sources|contributions|reproducibility|references)\b|"
         r"\\(title)\{|\\begin\{(abstract)\}",
     ),
 }
 _TYPED = r"(?<![\w.,])(\d+[.,]\d+)(?=[\s~]*(?:\\?%|points?\b|п\.\s?п\.|процент))"
+
+
+_DECIMAL = (
+    r"(?<![\w.,:])(?<!width: )(?<!height: )(\d+[.,]\d+)(?![\d]*[.,]\d|\d)"
+    r"(?!\s*(?:em|ex|pt|cm|mm|in|fr)\b|\\(?:line|text|column)(?:width|height))"
+)
+_FIGURE = {
+    ".typ": r"(?<![\w-])figure\((?!\s*table\b)",
+    ".tex": r"\\begin\{figure\*?\}(.*?)\\end\{figure\*?\}",
+}
+_REFERENCE = {
+    ".typ": r"(?<![\w.\\])@([A-Za-z](?:[\w:.-]*\w)?)|#ref\(\s*<([^>\s]+)>",
+    ".tex": r"\\(?:auto|c|C|v|page|eq|name)?ref\*?\{([^}]*)\}",
+}
 
 
 def main_file(folder: str | Path, language: str, *, latex: bool = False) -> Path | None:
@@ -131,9 +154,14 @@ def read(main: str | Path) -> Source:
         bodies=tuple(text[start[1] : end] for start, end in zip(starts, ends)),
         keys=all_of(syntax.key),
         experiments=all_of(syntax.experiment),
+        figures=tuple(
+            Found(name, where(place)) for name, place in _figures(text, main.suffix, syntax)
+        ),
+        referred=frozenset(_referred(text, main.suffix)),
         cited=tuple(_cited(syntax, search, where)),
         calls=frozenset(name for name, _ in search(syntax.call)),
         typed=all_of(_TYPED),
+        decimals=all_of(_DECIMAL),
         swallowed=all_of(r'#result\("([^"]*)"\);') if main.suffix == ".typ" else (),
     )
 
@@ -150,6 +178,33 @@ def _cited(
     for name, position in search(syntax.reference):
         if name.rstrip(".:") not in labels:
             yield Found(name.rstrip(".:"), where(position))
+
+
+def _figures(text: str, suffix: str, syntax: _Syntax) -> Iterator[tuple[str, int]]:
+    """(label, position) of each figure that is no table; "" where it has none."""
+    for found in re.finditer(syntax.figure, text):
+        yield f"figure-{found[1]}", found.start()
+    for found in re.finditer(_FIGURE[suffix], text, re.DOTALL):
+        if suffix == ".tex":
+            label = re.search(syntax.label, found[1])
+        else:
+            label = re.match(r"\s*\]?\s*" + syntax.label, text[_closing(text, found.end()) :])
+        yield (label[1] if label else ""), found.start()
+
+
+def _closing(text: str, position: int) -> int:
+    """Behind the parenthesis that closes the one before `position`."""
+    depth = 1
+    for place in range(position, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place + 1
+    return len(text)
+
+
+def _referred(text: str, suffix: str) -> Iterator[str]:
+    for found in re.finditer(_REFERENCE[suffix], text):
+        yield from re.split(r"\s*,\s*", next(filter(None, found.groups()), "").strip())
 
 
 def _lines(folder: Path, name: str, syntax: _Syntax, seen: set[str]) -> Iterator[tuple[str, str]]:
