@@ -84,7 +84,7 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
             Finding(
                 "reproducibility", RED,
                 f"none of the {len(runs)} records can be repeated from its file: "
-                f"{some({run.obstacle or 'no recipe' for run in runs}, 2)}", "runs/",
+                f"{some(sorted({run.obstacle or 'no recipe' for run in runs}), 2)}", "runs/",
             )
         )  # fmt: skip
     elif len(able) < len(runs):
@@ -94,38 +94,53 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
     sample = chosen(able, handed_in, clock)
-    paths = [next(path for path, one in handed_in.runs.items() if one is run) for run, _ in sample]
-    rows: list[tuple[str, ...]] = []
-    repeated = 0
-    for (_, epochs), path in zip(sample, paths):
-        name = handed_in.relative(path)
-        if clock.left < LEAST:
-            told: Finding | None = Finding(
-                "reproducibility", NOTE, "no time was left: not repeated", name
-            )
-        else:
-            told, answer = _repeat(handed_in, path, epochs, clock)
-            if answer is not None:
-                rows += _rows(answer, name)
-                repeated += answer.verdict == "repeats"
-        found += [told] if told else []
-    found += _too_long(able, sample, handed_in, clock)
-    found += _notebooks_again(handed_in, clock)
+    told, rows, repeated = _sampled(handed_in, sample, clock)
+    found += [
+        *told,
+        *_too_long(able, sample, handed_in, clock),
+        *_notebooks_again(handed_in, clock),
+    ]
     evidence = (
         f"{repeated} of {len(sample)} sampled records ({len(runs)} in all, sample seed "
         f"{clock.seed}) repeat"
     )
     head = ("record", "value", "recorded", "observed", "tolerance")
     tables = (Table("Recorded beside observed", head, tuple(rows)),) if rows else ()
-    commands = tuple(
-        f"python -m kdlib repeat --own-code '{handed_in.relative(path)}'" for path in paths
-    )
+    names = [handed_in.relative(path) for path in _paths(handed_in, sample)]
+    commands = tuple(f"python -m kdlib repeat --own-code '{name}'" for name in names)
     wrong = any(one.severity == RED for one in found)
     plan = Finding("reproducibility", GREEN if repeated and not wrong else NOTE, evidence)
     return Answer((plan, *found), tables=tables, commands=commands)
 
 
-def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> list[tuple[Run, int | None]]:
+Sample = list[tuple[Run, int | None]]  # None: the whole run; a number: its first epochs
+
+
+def _paths(handed_in: HandedIn, sample: Sample) -> list[Path]:
+    return [next(path for path, one in handed_in.runs.items() if one is run) for run, _ in sample]
+
+
+def _sampled(
+    handed_in: HandedIn, sample: Sample, clock: Clock
+) -> tuple[list[Finding], list[tuple[str, ...]], int]:
+    """What is wrong with the records of a sample, the rows of their table, how many repeat."""
+    found: list[Finding] = []
+    rows: list[tuple[str, ...]] = []
+    repeated = 0
+    for (_, epochs), path in zip(sample, _paths(handed_in, sample)):
+        name = handed_in.relative(path)
+        if clock.left < LEAST:
+            found.append(Finding("reproducibility", NOTE, "no time was left: not repeated", name))
+            continue
+        told, answer = _repeat(handed_in, path, epochs, clock)
+        found += [told] if told else []
+        if answer is not None:
+            rows += _rows(answer, name)
+            repeated += answer.verdict == "repeats"
+    return found, rows, repeated
+
+
+def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> Sample:
     """A sample with an equal number of each experiment, as far as the time goes.
 
     Returns:
@@ -145,7 +160,7 @@ def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> list[tuple[Run
         if place < len(own)
     ]
     rules, left = handed_in.course.review, clock.seconds
-    found: list[tuple[Run, int | None]] = []
+    found: Sample = []
     for run in order:
         costs = cost(run, handed_in)
         if len(found) < rules.repeats and costs <= left:
@@ -182,7 +197,7 @@ def _epochs_within(run: Run, left: float, handed_in: HandedIn) -> int:
 
 
 def _too_long(
-    runs: list[Run], sample: list[tuple[Run, int | None]], handed_in: HandedIn, clock: Clock
+    runs: list[Run], sample: Sample, handed_in: HandedIn, clock: Clock
 ) -> Iterator[Finding]:
     """A note for each experiment of which nothing was repeated, or only the first epochs."""
     epochs_of = {run.experiment: epochs for run, epochs in sample}
