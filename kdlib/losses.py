@@ -87,7 +87,7 @@ def dkd(
     1000 from the target's logit: NaN at a logit gap of 104. Here the target is left out, in logs.
     """
     check_logits(student_logits, teacher_logits, temperature, least=3)
-    check_target(target, student_logits)
+    check_target(target, student_logits, student_logits.shape[1])
     check_weights(alpha=alpha, beta=beta)
     others = torch.arange(student_logits.shape[1] - 1, device=target.device).expand(len(target), -1)
     others = others + (others >= target[:, None])
@@ -146,7 +146,7 @@ def ofa(
     the slide and of Hao et al. 2023 (OFA-KD). γ > 0.
     """
     check_logits(student_logits, teacher_logits, temperature)
-    check_target(target, student_logits)
+    check_target(target, student_logits, student_logits.shape[1])
     inputs.number("gamma", gamma, above=0)
     inputs.choice("variant", variant, ("official", "lecture"))
     log_q = F.log_softmax(student_logits / temperature, 1)
@@ -319,17 +319,28 @@ def nce(positive: Tensor, negative: Tensor, num_samples: int, mask: Tensor | Non
 
 
 def info_nce(
-    student_embedding: Tensor, teacher_embedding: Tensor, temperature: float = 0.1
+    student_embedding: Tensor,
+    teacher_embedding: Tensor,
+    temperature: float = 0.1,
+    target: Tensor | None = None,
 ) -> Tensor:
     """½ (CE(S/τ, i) + CE(Sᵀ/τ, i)), S = cosines [B, B]: find the partner among the batch.
 
     InfoNCE (van den Oord et al. 2018, Eq. 4) in both directions, negatives from the batch: the
     form of contrastive distillation without a memory bank. Embeddings [B, D] are scaled to unit
     length here. The teacher's is learned too: detach its features before their projection.
+
+    With `target`, the classes (int64 [B]), S_ij = −∞ for i ≠ j of one class: negatives are of
+    other classes, as in the code of CRD and in Ojha et al. 2023, Fig. 1. A sample without any
+    adds 0. Without `target` the rest of the batch is negative.
     """
     check_embeddings(student_embedding, teacher_embedding, same=True)
     inputs.number("temperature", temperature, low=1e-3, high=1e6)
     scores = F.normalize(student_embedding) @ F.normalize(teacher_embedding).T / temperature
+    if target is not None:
+        check_target(target, scores, num_classes=None)
+        same_class = target[:, None] == target
+        scores = scores.masked_fill(same_class.fill_diagonal_(False), -math.inf)
     partner = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, partner) + F.cross_entropy(scores.T, partner)) / 2
 
@@ -402,11 +413,11 @@ def check_logits(s: Tensor, t: Tensor, temperature: float, *, least: int = 2) ->
             warnings.warn(f"{text}: pass what stands before the softmax, or .log()", stacklevel=3)
 
 
-def check_target(target: Tensor, logits: Tensor) -> None:
-    """Class numbers [B], int64."""
-    _exactly("target", target, torch.int64, logits.shape[:1])
+def check_target(target: Tensor, beside: Tensor, num_classes: int | None) -> None:
+    """Class numbers [B], int64, of the B rows `beside`; num_classes None: any."""
+    _exactly("target", target, torch.int64, beside.shape[:1])
     if target.is_cpu:
-        inputs.classes("target", target, logits.shape[1])
+        inputs.classes("target", target, num_classes)
 
 
 def check_gaussian(mean: Tensor, variance_parameter: Tensor, t: Tensor) -> None:

@@ -261,6 +261,18 @@ def test_dropping_the_bank_gives_info_nce():
     close(contrast(batch).item(), wanted.item(), 1e-6)
 
 
+def test_negatives_of_other_classes_without_the_bank():
+    """The classes are the batch's own, which is the joined one under torchrun."""
+    p, batch = vectors(target=torch.tensor([3, 3, 1, 0, 1, 3]))
+    torch.manual_seed(0)
+    contrast = create("crd", p, bank=False, other_classes=True).loss
+    s = contrast.student_head(batch.student.features["pool"])
+    t = contrast.teacher_head(batch.teacher.features["pool"])
+    wanted = losses.info_nce(s, t, 0.1, batch.target)
+    close(contrast(batch).item(), wanted.item(), 1e-6)
+    assert contrast(batch) < losses.info_nce(s, t, 0.1) - 0.1
+
+
 def reference_bank(case, x, dtype=torch.float64):
     p = case["params"]
     memory = Bank(
@@ -444,6 +456,8 @@ ERRORS = [
     ),
     ("crd", {"stage": (0, 1)}, ValueError, "stage must be one stage, got blocks.0, blocks.1"),
     ("crd", {"bank": False, "num_negatives": 5}, ValueError, "belong to the bank"),
+    ("crd", {"other_classes": True}, ValueError, "other_classes belongs to bank=False: leave it"),
+    ("crd", {"bank": False, "other_classes": 1}, TypeError, "other_classes must be"),
     ("crd", {"num_negatives": 0}, ValueError, "num_negatives must be a whole number of at least 1"),
     ("vid", {"variance": 0.0}, ValueError, "variance must be a finite number above 1e-05"),
     ("dkd", {"warmup": 0.5}, TypeError, "warmup must be a whole number"),
@@ -458,7 +472,7 @@ def test_bad_argument(method, options, error, message, images, teacher):
     assert message in str(caught.value)
 
 
-FREE = {"stage", "teacher_stage", "variant", "bank", "normalise"}  # no numbers
+FREE = {"stage", "teacher_stage", "variant", "bank", "other_classes", "normalise"}  # no numbers
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0, "1"], ids=str)

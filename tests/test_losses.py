@@ -375,11 +375,26 @@ def nce(positive, negative, num_samples, mask=None, *, masked=True, hit=1, eps=1
     return mean(terms)
 
 
-def info_nce(s, t, temperature=0.1, *, axes=(0, 1), power=-1, unit=True):
+def info_nce(
+    s,
+    t,
+    temperature=0.1,
+    target=None,
+    *,
+    axes=(0, 1),
+    power=-1,
+    unit=True,
+    negative=lambda target, i, j: target is None or target[i] != target[j],
+):
     if unit:
         s, t = (x / x.norm(dim=1, keepdim=True) for x in (s, t))
-    scores = s @ t.T * temperature**power
-    return mean([-scores.log_softmax(axis).diagonal().mean() for axis in axes])
+    scores, terms = s @ t.T * temperature**power, []
+    for table in [scores.T if axis == 0 else scores for axis in axes]:
+        for i, row in enumerate(table.exp()):
+            own, n = row[i], range(len(row))
+            others = sum(row[j] for j in n if j != i and negative(target, i, j))
+            terms.append(-(own / (own + others)).log())
+    return mean(terms)
 
 
 EQUATIONS: dict[str, Callable] = {
@@ -393,6 +408,7 @@ EQUATIONS: dict[str, Callable] = {
 LOGITS = 2 * randn(4, 6, seed=1), 2 * randn(4, 6, seed=2)
 Y = torch.tensor([5, 0, 3, 3])
 ROWS = randn(5, 4, seed=1), randn(5, 4, seed=2)
+KINDS = torch.tensor([2, 0, 2, 1, 2])  # classes of the rows
 WIDE = randn(5, 7, seed=3) * torch.tensor([1.0, 1.0, 9.0, 1.0, 1.0])[:, None]  # one row far away
 MAPS = randn(3, 2, 2, 2, seed=1), randn(3, 3, 4, 4, seed=2)
 SCORES = randn(3, seed=1), randn(3, 5, seed=2)
@@ -414,7 +430,7 @@ ARGUMENTS: dict[str, list[tuple]] = {
     "vid": [(MAPS[0], randn(2, seed=3), MAPS[1][:, :2])],
     "nst": [MAPS],
     "nce": [(*SCORES, 20, MASK), (*SCORES, 20, None)],
-    "info_nce": [(*ROWS, 0.3)],
+    "info_nce": [(*ROWS, 0.3, KINDS), (*ROWS, 0.3, None)],
 }
 
 
@@ -536,7 +552,7 @@ DEFAULTS: dict[str, dict] = {
     "vid": {},
     "nst": {},
     "nce": {"mask": None},
-    "info_nce": {"temperature": 0.1},
+    "info_nce": {"temperature": 0.1, "target": None},
 }
 
 
@@ -572,6 +588,34 @@ def test_kd_is_tckd_and_nckd():
     s, t = LOGITS[0][:1], LOGITS[1][:1]
     rest = 1 - t.softmax(1)[0, 5].item()
     close(losses.dkd(s, t, Y[:1], 1.0, rest, 1.0).item(), losses.kd(s, t, 1.0).item(), 1e-12)
+
+
+def test_info_nce_of_equal_pairs_by_hand():
+    """A class at a point, points at right angles: a pair costs log(1 + n e^(−1/τ)), n of others."""
+    rows = torch.eye(2, dtype=torch.float64)[torch.tensor([0, 0, 0, 1, 1])]
+    y = torch.tensor([4, 4, 4, 7, 7])
+    wanted = (3 * math.log1p(2 * math.exp(-2)) + 2 * math.log1p(3 * math.exp(-2))) / 5
+    close(losses.info_nce(rows, rows, 0.5, y).item(), wanted, 1e-12)
+    assert losses.info_nce(rows, rows, 0.5).item() > wanted + math.log(2) / 2
+
+
+@pytest.mark.parametrize("target", [KINDS, None])
+def test_info_nce_has_the_gradient_of_its_equation(target):
+    s, t = ROWS
+    for this, run in (
+        (s, lambda f, x: f(x, t, 0.3, target)),
+        (t, lambda f, x: f(s, x, 0.3, target)),
+    ):
+        _, found = gradient(partial(run, losses.info_nce), this)
+        _, wanted = gradient(partial(run, info_nce), this)
+        assert found.allclose(wanted, rtol=1e-9)
+
+
+def test_info_nce_without_a_negative_is_zero():
+    """A batch of one class."""
+    s, t = (x.float() for x in ROWS)
+    value, grad = gradient(lambda s: losses.info_nce(s, t, 0.1, torch.full((5,), 3)), s)
+    assert value == 0 and (grad == 0).all()
 
 
 def test_vid_has_a_least_variance_and_takes_vectors():
@@ -689,6 +733,8 @@ WRONG: dict[str, dict[str, dict]] = {
         "one direction": {"axes": (1,)},
         "multiplied by T": {"power": 1},
         "not normalised": {"unit": False},
+        "target ignored": {"negative": lambda target, i, j: True},
+        "negatives of the own class": {"negative": lambda y, i, j: y is None or y[i] == y[j]},
     },
 }
 
@@ -769,8 +815,8 @@ def vid_frozen(mean, variance_parameter, teacher_features):
     return losses.vid(mean, variance_parameter.detach(), teacher_features)
 
 
-def info_nce_detached(s, t, temperature):
-    return losses.info_nce(s, t.detach(), temperature)
+def info_nce_detached(s, t, temperature, target=None):
+    return losses.info_nce(s, t.detach(), temperature, target)
 
 
 HIDDEN = {
@@ -926,8 +972,10 @@ def bad_values(name: str, parameter: str, value) -> list[tuple[type[Exception], 
             (ValueError, v) for v in (nan, infinite, value[:0], value.sum())
         ]
     if parameter == "target":
-        types = ["text", None, value.tolist(), value.numpy(), value.int(), value.double()]
-        wrong = [value[1:], value[:, None], value - 1, value + 9]
+        types = ["text", value.tolist(), value.numpy(), value.int(), value.double()]
+        wrong = [value[1:], value[:, None], value - 1]
+        if name != "info_nce":  # there it may be left out, and any class numbers serve
+            types, wrong = [*types, None], [*wrong, value + 9]
         return [(TypeError, v) for v in types] + [(ValueError, v) for v in wrong]
     if parameter == "mask":
         types = ["text", value.tolist(), value.numpy(), value.long(), value.double()]

@@ -16,7 +16,8 @@ from kdlib.engine.checkpoints import Checkpoint
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="gloo on Windows needs its own set-up")
 
-METHODS = [*distillers.METHODS, "kd+crd"]
+METHODS = {name: dict(method=name) for name in (*distillers.METHODS, "kd+crd")}
+METHODS["crd of a batch"] = dict(method="crd", bank=False, other_classes=True)
 WAYS = {"plain": {}, "augmented": {"augment": data.shift}, "mixed": {"mixup": True}}
 
 
@@ -28,11 +29,11 @@ def trainings():
     """
     teacher = build(conv, 9)
     found = {}
-    for method in METHODS:
-        own = {} if method == "ce" else {"ce_weight": 0.5}
-        own |= {"teacher": teacher} if distillers.needs_teacher(method) else {}
+    for method, lesson in METHODS.items():
+        own = lesson if method == "ce" else lesson | {"ce_weight": 0.5}
+        own |= {"teacher": teacher} if distillers.needs_teacher(own["method"]) else {}
         for name, way in WAYS.items():
-            network = trained(method, epochs=3, lr=2e-3, **own, **way)
+            network = trained(epochs=3, lr=2e-3, **own, **way)
             found[f"{method}, {name}"] = weights(network)
     return found
 

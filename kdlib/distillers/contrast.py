@@ -26,6 +26,7 @@ def crd(
     setup: Setup,
     *,
     bank: bool = True,
+    other_classes: bool = False,
     num_negatives: int | None = None,
     temperature: float | None = None,
     momentum: float = 0.5,
@@ -39,10 +40,15 @@ def crd(
     With `bank`, the paper's form: a memory of all training samples, negatives from other classes.
     Published: 16384 negatives (the default; all where there are fewer), T 0.07, momentum 0.5, dim
     128, weight 0.8; on small networks try 0.1 too. Without, the negatives are the rest of the
-    batch (`losses.info_nce`), and the defaults are T 0.1, dim 64, weight 1. Positives are by
-    image.
+    batch (`losses.info_nce`), with `other_classes` only its images of other classes, as in the
+    bank; the defaults are T 0.1, dim 64, weight 1. Positives are by image.
     """
     inputs.instance("bank", bank, bool)
+    inputs.instance("other_classes", other_classes, bool)
+    if bank and other_classes:
+        raise ValueError(
+            "other_classes belongs to bank=False: leave it out, a bank draws from other classes"
+        )
     if not bank and (num_negatives is not None or momentum != 0.5):
         raise ValueError(
             "num_negatives and momentum belong to the bank: leave them out, or set bank=True"
@@ -53,7 +59,7 @@ def crd(
     inputs.number("temperature", temperature, low=1e-3, high=100)
     inputs.whole("dim", dim)
     pairs = Pairs(setup, stage, teacher_stage, several=False)
-    contrast = Contrast(pairs, dim, temperature)
+    contrast = Contrast(pairs, dim, temperature, other_classes=other_classes)
     if bank:
         contrast.bank = Bank(
             setup.labels,
@@ -70,9 +76,10 @@ class Contrast(nn.Module):
 
     bank: Bank | None
 
-    def __init__(self, pairs: Pairs, dim: int, temperature: float):
+    def __init__(self, pairs: Pairs, dim: int, temperature: float, *, other_classes: bool = False):
         super().__init__()
         self.pairs, self.temperature, self.bank = pairs, temperature, None
+        self.other_classes = other_classes
         ((student, teacher),) = pairs.shapes
         self.student_head = nn.Linear(vector_size(student), dim)
         self.teacher_head = nn.Linear(vector_size(teacher), dim)
@@ -81,7 +88,8 @@ class Contrast(nn.Module):
         ((s, t),) = self.pairs(batch)
         s, t = self.student_head(as_vector(s)), self.teacher_head(as_vector(t))
         if self.bank is None:
-            return losses.info_nce(s, t, self.temperature)
+            target = batch.target if self.other_classes else None
+            return losses.info_nce(s, t, self.temperature, target)
         return self.bank(F.normalize(s), F.normalize(t), batch.index)
 
 
