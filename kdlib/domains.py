@@ -219,13 +219,13 @@ def cue_conflict(images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
 
     Args:
         images: [n, 1, h, w] with even h and w.
-        labels: [n], classes of two kinds at least.
+        labels: [n], 0 to 9, of two classes at least.
 
     Raises:
         ValueError: images or labels of another shape, odd sides, labels of one class only.
     """
     _grey(images)
-    inputs.lengths(images=images, labels=inputs.classes("labels", labels, ndim=1))
+    inputs.lengths(images=images, labels=inputs.classes("labels", labels, 10, ndim=1))
     if images.shape[2] % 2 or images.shape[3] % 2:
         raise ValueError(f"images must have even sides, got {list(images.shape)}")
     other = labels[:, None] != labels
@@ -260,7 +260,7 @@ def add_noise(images: Tensor, *, seed: int, std: float = 0.4) -> Tensor:
 def unseen(images: Tensor, labels: Tensor, *, seed: int) -> dict[str, Tensor]:
     """Grey images [n, 1, h, h], even h up to 32, in ten domains, as colour images [n, 3, h, h].
 
-    labels: classes [n], for `cue_conflict`.
+    labels: classes [n], 0 to 9, for `cue_conflict`.
     """
     turned: dict[str, Callable[[Tensor], Tensor]] = {
         "sketch": partial(sketch, seed=seed),

@@ -716,7 +716,19 @@ BAD_DOMAINS: bad.Table = {
         {"images": X, "seed": 0},
         {"images": ANY, "seed": bad.SEEDS, "std": (*bad.NUMBERS, -1)},
     ),
-    "unseen": ({"images": X, "seed": 0}, {"images": (*GREY, X[..., :4]), "seed": bad.SEEDS}),
+    "sketch": ({"images": X, "seed": 0}, {"images": GREY, "seed": bad.SEEDS}),
+    "cue_conflict": (
+        {"images": X, "labels": Y, "seed": 0},
+        {"images": GREY, "labels": bad.classes_like(Y, 10), "seed": bad.SEEDS},
+    ),
+    "unseen": (
+        {"images": X, "labels": Y, "seed": 0},
+        {
+            "images": (*GREY, X[..., :4]),
+            "labels": bad.classes_like(Y, 10),
+            "seed": bad.SEEDS,
+        },
+    ),
     "scene": (
         {"split": SPLIT, "marker": "class", "seed": 0},
         {"split": (*SPLITS, (RGB, Y)), "marker": ("none", None, 1), "seed": bad.SEEDS},
