@@ -1,8 +1,8 @@
 """Settings of notebook 4, tried on validation images.
 
 Each part trains the teachers of one section once a seed, and its students at several learning
-rates (the independent one and KL alike) and, for Hint and CRD, with several weights. "accuracy" is that of
-the section's own task, "property" what the section measures; the notebook says how.
+rates (the independent one and KL alike) and, for Hint and CRD, with several weights. "accuracy" is
+that of the section's own task, "property" what the section measures; the notebook says how.
 """
 
 from __future__ import annotations
