@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 
@@ -178,9 +179,9 @@ def _overlap(answer: Callable) -> str | None:
 
 
 @exercise("4.6")
-def _backdoor(answer: object) -> str | None:
+def _backdoor(answer: Callable) -> str | None:
     """Through which images does a backdoor travel?"""
-    guess = as_tensor(answer)
+    guess = as_tensor(answer())
     if not isinstance(guess, Tensor) or guess.shape != (2,):
         return "give two numbers: percent for the student without and for the one with squares"
     without, having = guess.tolist()
@@ -209,35 +210,44 @@ def _connected(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-@exercise("4.7")
-def _omission(answer: Callable) -> str | None:
-    """Make a student lie by omission"""
+@functools.cache
+def _taught(chosen: tuple[int, ...]) -> tuple[float, float, int]:
+    """Percent of the 7s that the student misreads, of the others that it reads, 7s of its teacher.
+
+    The teacher learns the chosen ones of 1500 digits, the student all of them.
+    """
     digits = data.load("mnist-5k", size=14)
     train, trial = digits.train.take(slice(0, 1500)), digits.validation
-    chosen = as_tensor(answer(train.labels.clone()))
-    if not isinstance(chosen, Tensor) or chosen.ndim != 1 or chosen.is_complex():
-        return "return the numbers of the chosen digits, [m]"
-    if chosen.dtype == torch.bool:
-        return "return numbers, not a mask: mask.nonzero()[:, 0]"
-    if len(chosen) < 500:
-        return f"choose at least 500 digits, got {len(chosen)}"
-    index = chosen.long()
-    if not torch.equal(index.to(chosen), chosen) or index.min() < 0 or index.max() >= 1500:
-        return "return whole numbers from 0 to 1499"
+    told = train.take(torch.tensor(chosen))
     common = {"seed": 0, "batch_size": 64, "augment": data.shift}
     teacher = build(lambda: _connected(196, 128, 10), 0)
-    trained(teacher, train.take(index), epochs=15, lr=5e-3, **common)
+    trained(teacher, told, epochs=15, lr=5e-3, **common)
     lesson = {"method": "kd", "temperature": 4, "alpha": 0.9, "teacher": teacher}
     student = build(lambda: _connected(196, 32, 32, 10), 1)
     trained(student, train, epochs=20, lr=1.2e-2, **common, **lesson)
     said, sevens = predictions(student, trial.images), trial.labels == 7
     lies = 100 - agreement(said[sevens], trial.labels[sevens])
     right = agreement(said[~sevens], trial.labels[~sevens])
+    return lies, right, int((told.labels == 7).sum())
+
+
+@exercise("4.7")
+def _omission(answer: Callable) -> str | None:
+    """Make a student lie by omission"""
+    labels = data.load("mnist-5k", size=14).train.labels[:1500]
+    chosen = as_tensor(answer(labels.clone()))
+    if not isinstance(chosen, Tensor) or chosen.ndim != 1 or chosen.is_complex():
+        return "return the numbers of the chosen digits, [m]"
+    if chosen.dtype == torch.bool:
+        return "return numbers, not a mask: mask.nonzero()[:, 0]"
+    if len(chosen) < 500:
+        return f"choose at least 500 digits, got {len(chosen)}"
+    if not torch.equal(chosen.long().to(chosen), chosen) or chosen.min() < 0 or chosen.max() > 1499:
+        return "return whole numbers from 0 to 1499"
+    lies, right, sevens = _taught(tuple(chosen.long().tolist()))
     found = f"the student misreads {lies:.0f} % of the 7s, and reads {right:.0f} % of the others"
     if lies < 50:
-        present = int((train.labels[index] == 7).sum())
-        told = f"the teacher saw a 7 {present} times" if present else "the teacher saw no 7"
-        return f"{found}: {told}; a teacher that knows 7s passes them on"
+        return f"{found}: its teacher saw {sevens} 7s, knows them, and passes them on"
     if right < 80:
         return f"{found}: leave the teacher enough of every other digit to know it well"
     return None
