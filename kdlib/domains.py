@@ -1,4 +1,4 @@
-"""The same digits in other worlds: colours, photographs, edges, rotations, scenes.
+"""The same digits in other worlds: colours, photographs, edges, rotations, sketches, scenes.
 
 Each function takes images in [0, 1] and returns new ones of the same floating-point type; where it
 draws at random, it does so from a seed (or a generator, for augmentations), so a domain is the same
@@ -192,6 +192,51 @@ def silhouette(images: Tensor) -> Tensor:
     return (F.max_pool2d(_grey_or_colour(images), 3, 1, 1) > 0.5).to(images.dtype)
 
 
+def sketch(images: Tensor, *, seed: int) -> Tensor:
+    """The digit drawn with a thin, unsteady line: [n, 1, h, w] as it is.
+
+    The line keeps the pixels above 0.3 that are ridges of the stroke, from left to right or from
+    top to bottom; a smooth random displacement of about half a pixel bends it.
+    """
+    n = len(_grey(images))
+    across, down = (
+        (images > images.roll(1, axis)) & (images >= images.roll(-1, axis)) for axis in (3, 2)
+    )
+    line = ((across | down) & (images > 0.3)).to(images.dtype)
+    bend = torch.randn(n, 2, 4, 4, generator=generator(seed)).to(images)
+    bend = F.interpolate(bend, size=images.shape[2:], mode="bilinear", align_corners=True)
+    identity = torch.eye(2, 3).to(images).expand(n, 2, 3)
+    grid = F.affine_grid(identity, list(images.shape), align_corners=False)
+    moved = grid + bend.movedim(1, 3) / images.shape[3]  # 2 / w is a pixel
+    return F.grid_sample(line, moved, align_corners=False).clamp(0, 1)
+
+
+def cue_conflict(images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
+    """A large digit in front of four small grey ones of another class: [n, 1, h, w] as it is.
+
+    Cue conflict images have the shape of one class and the texture of another (Geirhos et al.,
+    ICLR 2019). A stroke of two pixels holds no texture, so here the texture is the background.
+
+    Args:
+        images: [n, 1, h, w] with even h and w.
+        labels: [n], 0 to 9, of two classes at least.
+
+    Raises:
+        ValueError: images or labels of another shape, odd sides, labels of one class only.
+    """
+    _grey(images)
+    inputs.lengths(images=images, labels=inputs.classes("labels", labels, 10, ndim=1))
+    if images.shape[2] % 2 or images.shape[3] % 2:
+        raise ValueError(f"images must have even sides, got {list(images.shape)}")
+    other = labels[:, None] != labels
+    if not bool(other.any(1).all()):
+        raise ValueError("labels must be of two classes or more: the small digits are of another")
+    score = torch.rand(other.shape, generator=generator(seed)).to(labels.device)
+    partner = score.masked_fill(~other, -1.0).argmax(1)
+    small = F.avg_pool2d(images[partner], 2).repeat(1, 1, 2, 2)
+    return torch.maximum(images, 0.6 * small)
+
+
 def blur(images: Tensor) -> Tensor:
     """Two 3 x 3 box filters in a row; [n, 1 or 3, h, w] as it is."""
     return F.avg_pool2d(F.avg_pool2d(_grey_or_colour(images), 3, 1, 1), 3, 1, 1)
@@ -212,11 +257,16 @@ def add_noise(images: Tensor, *, seed: int, std: float = 0.4) -> Tensor:
     return (images + std * noise).clamp(0, 1)
 
 
-def unseen(images: Tensor, *, seed: int) -> dict[str, Tensor]:
-    """Grey images [n, 1, h, h] with h up to 32 in eight domains, as colour images [n, 3, h, h]."""
+def unseen(images: Tensor, labels: Tensor, *, seed: int) -> dict[str, Tensor]:
+    """Grey images [n, 1, h, h], even h up to 32, in ten domains, as colour images [n, 3, h, h].
+
+    labels: classes [n], 0 to 9, for `cue_conflict`.
+    """
     turned: dict[str, Callable[[Tensor], Tensor]] = {
-        "inverted": invert,
+        "sketch": partial(sketch, seed=seed),
+        "cue conflict": partial(cue_conflict, labels=labels, seed=seed),
         "edges": edges,
+        "inverted": invert,
         "silhouette": silhouette,
         "rotated 30°": partial(rotate, degrees=30),
         "blurred": blur,

@@ -7,6 +7,7 @@ import math
 import pkgutil
 
 import bad
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -365,6 +366,7 @@ def test_agreement_and_consensus_by_hand():
     assert analysis.consensus(student, teacher, labels, 2) == pytest.approx(
         {
             "consensus": 75.0,
+            "chance": 50.0,
             "student accuracy": 75.0,
             "teacher accuracy": 50.0,
             "student entropy": entropy,
@@ -372,6 +374,51 @@ def test_agreement_and_consensus_by_hand():
             "collapsed": False,
         }
     )
+
+
+def test_chance_is_the_agreement_of_shuffled_answers():
+    stream = torch.Generator().manual_seed(0)
+    a = torch.tensor([0, 0, 0, 1])  # 3/4 and 1/4
+    b = torch.tensor([0, 1, 1, 1])  # 1/4 and 3/4
+    assert analysis.chance_agreement(a, b, 2) == pytest.approx(100 * (3 + 3) / 16)
+    assert analysis.chance_agreement(a, torch.tensor([0, 1, 0, 1]), 2) == pytest.approx(50)
+    assert analysis.chance_agreement(a * 0, a * 0, 10) == 100
+    p, q = (torch.randint(3, (4000,), generator=stream).clamp(max=1 + k) for k in (0, 1))
+    shuffled = [analysis.agreement(p[torch.randperm(4000, generator=stream)], q) for _ in range(50)]
+    expected = analysis.chance_agreement(p, q, 3)
+    assert sum(shuffled) / 50 == pytest.approx(expected, abs=0.5)
+
+
+def test_the_permutation_test_counts_all_ways_to_hand_out_teachers():
+    table = np.array([[9.0, 1, 1], [1, 9, 1], [1, 1, 9]])
+    found = analysis.permutation_test(table)
+    assert found == pytest.approx((8, 1 / 6, 1 / 6))
+    assert analysis.permutation_test(np.stack([table, 3 * table])) == pytest.approx(
+        (16, 1 / 6, 1 / 6)
+    )
+    assert analysis.permutation_test(table[[1, 0, 2]]).p == pytest.approx(4 / 6)
+    assert analysis.permutation_test(np.ones((4, 4))) == pytest.approx((0, 1, 1 / 24))
+
+
+def test_the_permutation_test_is_exact():
+    """Without an effect p is uniform, also where students and teachers differ in level."""
+    stream = np.random.default_rng(0)
+    tables = stream.normal(size=(2000, 4, 4))
+    tables += 5 * stream.normal(size=(2000, 4, 1)) + 5 * stream.normal(size=(2000, 1, 4))
+    found = np.array([analysis.permutation_test(table).p for table in tables])
+    for level in (1 / 24, 0.25, 0.5):
+        assert (found <= level + 1e-9).mean() == pytest.approx(level, abs=0.035)
+
+
+@pytest.mark.parametrize("table", [np.ones(3), np.ones((2, 3)), np.ones((1, 1)), np.ones((9, 9))])
+def test_the_permutation_test_refuses_other_shapes(table):
+    with pytest.raises(ValueError, match=r"table must be \[\.\.\., n, n\] with n from 2 to 8"):
+        analysis.permutation_test(table)
+
+
+def test_the_permutation_test_refuses_what_is_no_number():
+    with pytest.raises(ValueError, match="table must be finite"):
+        analysis.permutation_test(np.full((3, 3), np.nan))
 
 
 def test_collapse_is_flagged_although_consensus_is_perfect():
@@ -593,8 +640,9 @@ def test_map_overlap_by_hand():
     # plane 1: class 0 has 2 of 3, class 1 has 1 of 2, class 2 does not occur; plane 2 is the same
     assert overlap["class_iou"] == pytest.approx(100 * ((2 / 3 + 1 / 2) / 2 + 1) / 2)
     assert overlap["pixel_iou"] == pytest.approx(100 * (3 / 5 + 1) / 2)
+    assert overlap["equal_points"] == pytest.approx(100 * (3 / 4 + 1) / 2)
     foreign = analysis.map_overlap(teacher[1:], student[1:] - 2, 3)  # both classes count, with 0
-    assert foreign == {"class_iou": 0, "pixel_iou": 0}
+    assert foreign == {"equal_points": 0, "class_iou": 0, "pixel_iou": 0}
     assert analysis.map_overlap(student, teacher, 3) == pytest.approx(overlap)
 
 
@@ -611,7 +659,7 @@ def test_boundary_overlap_composes_the_pieces():
     assert overlap == analysis.map_overlap(*maps, 10)
     assert 0 <= overlap["class_iou"] < 100
     same = analysis.boundary_overlap(teacher, copy.deepcopy(teacher), images, **options)
-    assert same == {"class_iou": 100, "pixel_iou": 100}
+    assert same == {"equal_points": 100, "class_iou": 100, "pixel_iou": 100}
 
 
 def test_map_overlap_errors():
@@ -763,6 +811,14 @@ BAD: bad.Table = {
             "num_classes": (*bad.SIZES, 1),
         },
     ),
+    "chance_agreement": (
+        {"predictions_a": TARGET, "predictions_b": TARGET, "num_classes": 10},
+        {
+            "predictions_a": bad.classes_like(TARGET, 10),
+            "predictions_b": bad.classes_like(TARGET, 10),
+            "num_classes": (*bad.SIZES, 1),
+        },
+    ),
     "consensus": (
         {
             "student_predictions": TARGET,
@@ -816,6 +872,7 @@ BAD: bad.Table = {
     ),
 }
 EXEMPT = {
+    "permutation_test.table": "see test_the_permutation_test_refuses_other_shapes",
     "closer_share": "two calls of cam_similarity",
     "minibatch_cka.batches": "see test_cka_errors",
     "cka_heatmap.batches": "see test_cka_errors",

@@ -479,7 +479,46 @@ def test_fixed_domains():
     assert domains.blur(images)[0, 0, 3, 3] == pytest.approx(1 / 9)
     assert domains.stripes(images)[0, 0, 0].tolist() == pytest.approx([0.6, 0.6, 0, 0] * 2)
     assert domains.stripes(images)[0, 0, 3, 3] == 1
-    assert domains.unseen(images, seed=0).keys() >= {"inverted", "noisy", "stylised"}
+    two = torch.cat([images, images])
+    found = domains.unseen(two, torch.tensor([0, 1]), seed=0)
+    assert found.keys() >= {"sketch", "cue conflict", "inverted", "noisy", "stylised"}
+    assert all(domain.shape == (2, 3, 8, 8) for domain in found.values())
+
+
+def test_a_sketch_keeps_a_thin_line():
+    images = torch.zeros(50, 1, 12, 12)
+    images[:, :, 2:10, 4:8] = torch.tensor([0.5, 1.0, 1.0, 0.5])  # a bar, four pixels wide
+    lines = domains.sketch(images, seed=0)
+    assert torch.equal(lines, domains.sketch(images, seed=0))
+    assert not torch.equal(lines[0], lines[1]), "each line is unsteady in its own way"
+    ink = lines[:, 0, 4:8].sum(2)  # of each row in the middle of the bar
+    assert ink.mean() == pytest.approx(1, abs=0.1), "one pixel wide"
+    assert lines[:, 0, :, :3].sum() < 1 and 0 <= lines.min() <= lines.max() <= 1
+
+
+def test_cue_conflict_puts_small_digits_of_another_class_behind():
+    images = torch.zeros(6, 1, 8, 8)
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    images[:3, 0, 0, 0], images[3:, 0, 2, 2] = 1, 1  # one pixel a digit: where says the class
+    found = domains.cue_conflict(images, labels, seed=3)
+    background = (found - images)[:, 0]
+    assert background[:3].nonzero()[:, 1:].unique(dim=0).tolist() == [
+        [1, 1],
+        [1, 5],
+        [5, 1],
+        [5, 5],
+    ]
+    assert background[3:].nonzero()[:, 1:].unique(dim=0).tolist() == [
+        [0, 0],
+        [0, 4],
+        [4, 0],
+        [4, 4],
+    ]
+    assert background.max() == pytest.approx(0.6 / 4)
+    with pytest.raises(ValueError, match="two classes or more"):
+        domains.cue_conflict(images[:3], labels[:3], seed=0)
+    with pytest.raises(ValueError, match="even sides"):
+        domains.cue_conflict(images[:, :, 1:], labels, seed=0)
 
 
 def test_jitter_turns_hue_by_half_its_strength_at_most():
@@ -677,7 +716,19 @@ BAD_DOMAINS: bad.Table = {
         {"images": X, "seed": 0},
         {"images": ANY, "seed": bad.SEEDS, "std": (*bad.NUMBERS, -1)},
     ),
-    "unseen": ({"images": X, "seed": 0}, {"images": (*GREY, X[..., :4]), "seed": bad.SEEDS}),
+    "sketch": ({"images": X, "seed": 0}, {"images": GREY, "seed": bad.SEEDS}),
+    "cue_conflict": (
+        {"images": X, "labels": Y, "seed": 0},
+        {"images": GREY, "labels": bad.classes_like(Y, 10), "seed": bad.SEEDS},
+    ),
+    "unseen": (
+        {"images": X, "labels": Y, "seed": 0},
+        {
+            "images": (*GREY, X[..., :4]),
+            "labels": bad.classes_like(Y, 10),
+            "seed": bad.SEEDS,
+        },
+    ),
     "scene": (
         {"split": SPLIT, "marker": "class", "seed": 0},
         {"split": (*SPLITS, (RGB, Y)), "marker": ("none", None, 1), "seed": bad.SEEDS},

@@ -2,7 +2,8 @@
 
 - `attention`: do both look at the same place? `grad_cam`, `cam_similarity`, `closer_share`
 - `attacks`: are both fooled by the same images? `fgsm`, `fooling_rate`, `successful_attacks`
-- `agreement`: do both answer alike? `predictions`, `agreement`, `prediction_entropy`, `consensus`
+- `agreement`: do both answer alike? `predictions`, `agreement`, `chance_agreement`,
+  `prediction_entropy`, `consensus`, `permutation_test`
 - `cka`: are their features alike? `linear_cka`, `minibatch_cka`, `cka_heatmap`,
   `network_cka`
 - `boundaries`: do their borders between classes run alike? `plane_points`, `random_planes`,
@@ -15,7 +16,15 @@ takes a model in any mode, evaluates it, and gives the mode back; no gradient st
 input raises ValueError or TypeError with the argument's name, and so does empty input.
 """
 
-from kdlib.analysis.agreement import agreement, consensus, prediction_entropy, predictions
+from kdlib.analysis.agreement import (
+    Permutations,
+    agreement,
+    chance_agreement,
+    consensus,
+    permutation_test,
+    prediction_entropy,
+    predictions,
+)
 from kdlib.analysis.attacks import Attack, fgsm, fooling_rate, successful_attacks
 from kdlib.analysis.attention import cam_similarity, closer_share, grad_cam
 from kdlib.analysis.boundaries import (
@@ -30,10 +39,12 @@ from kdlib.analysis.cka import cka_heatmap, linear_cka, minibatch_cka, network_c
 
 __all__ = [
     "Attack",
+    "Permutations",
     "Plane",
     "agreement",
     "boundary_overlap",
     "cam_similarity",
+    "chance_agreement",
     "cka_heatmap",
     "closer_share",
     "consensus",
@@ -45,6 +56,7 @@ __all__ = [
     "map_overlap",
     "minibatch_cka",
     "network_cka",
+    "permutation_test",
     "plane_points",
     "prediction_entropy",
     "predictions",

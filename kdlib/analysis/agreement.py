@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +46,72 @@ def prediction_entropy(classes: Tensor, num_classes: int) -> float:
     return torch.special.entr(share).sum().item() / math.log(num_classes)
 
 
+def chance_agreement(predictions_a: Tensor, predictions_b: Tensor, num_classes: int) -> float:
+    """Percent of equal predictions that two networks would reach by chance: 100 sum_c p_c q_c.
+
+    p and q are the frequencies with which the networks answer class c: what would be left of
+    `agreement` if the images of one were shuffled. 100 / num_classes when one of them uses all
+    classes alike, up to 100 when both answer one class.
+
+    Args:
+        predictions_a, predictions_b: classes [n], 0 to num_classes - 1, n >= 1.
+        num_classes: at least 2.
+
+    Raises:
+        ValueError, TypeError: classes out of range or of another type, sets of unlike size, none.
+    """
+    num_classes = inputs.whole("num_classes", num_classes, low=2)
+    named = {"predictions_a": predictions_a, "predictions_b": predictions_b}
+    for name, found in named.items():
+        inputs.classes(name, found, num_classes, ndim=1)
+    inputs.lengths(**named)
+    p, q = (
+        inputs.float64(torch.bincount(found, minlength=num_classes)) / len(found)
+        for found in named.values()
+    )
+    return 100 * (p @ q.to(p.device)).item()
+
+
+class Permutations(NamedTuple):
+    """What `permutation_test` found."""
+
+    own_minus_other: float  # in the unit of the table
+    p: float  # share of the permutations that do at least as well
+    smallest: float  # 1 / n!: no p of n students can be smaller
+
+
+def permutation_test(table: np.ndarray) -> Permutations:
+    """Does a student agree more with its own teacher than with those of other students?
+
+    The statistic is the mean of table[i, i] minus the mean of table[i, j], j != i. Had it made no
+    difference which teacher taught whom, each of the n! ways of handing teachers to students would
+    be as likely to have the highest value; p is the share of those that reach the true one's value.
+    This exact test (Fisher) needs no distribution, and counts the students of one teacher once.
+
+    Args:
+        table: [n, n] or [..., n, n], 2 to 8 students (rows) by their teachers (columns), finite;
+            the mean over leading axes is tested, so that several domains are one test.
+
+    Raises:
+        ValueError: a table of another shape, or not finite.
+    """
+    array = np.asarray(table, dtype=float)
+    if array.ndim < 2 or array.shape[-1] != array.shape[-2] or not 2 <= array.shape[-1] <= 8:
+        raise ValueError(
+            f"table must be [..., n, n] with n from 2 to 8 students, got {list(array.shape)}"
+        )
+    if not array.size or not np.isfinite(array).all():
+        raise ValueError("table must be finite and not empty: a run failed or a number is NaN")
+    mean = array.reshape(-1, *array.shape[-2:]).mean(0)
+    n = len(mean)
+    own = float(mean.trace())
+    other = (float(mean.sum()) - own) / (n * (n - 1))
+    rows, ways = np.arange(n), [*itertools.permutations(range(n))]
+    sums = np.array([mean[rows, list(way)].sum() for way in ways])
+    p = float((sums >= own - 1e-9 * max(1.0, abs(own))).mean())
+    return Permutations(own / n - other, p, 1 / len(ways))
+
+
 def consensus(
     student_predictions: Tensor,
     teacher_predictions: Tensor,
@@ -61,7 +130,8 @@ def consensus(
         threshold: at least 0; entropies below it count as collapsed.
 
     Returns:
-        "consensus", "student accuracy", "teacher accuracy" in percent; "student entropy",
+        "consensus", "chance" (`chance_agreement` of the two), "student accuracy", "teacher
+        accuracy" in percent; "student entropy",
         "teacher entropy" of the predictions in [0, 1]; "collapsed": one of them is below threshold.
 
     Raises:
@@ -81,6 +151,7 @@ def consensus(
     teacher = prediction_entropy(teacher_predictions, num_classes)
     return {
         "consensus": agreement(student_predictions, teacher_predictions),
+        "chance": chance_agreement(student_predictions, teacher_predictions, num_classes),
         "student accuracy": agreement(student_predictions, labels),
         "teacher accuracy": agreement(teacher_predictions, labels),
         "student entropy": student,

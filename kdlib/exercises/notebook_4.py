@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdlib.check import compare, exercise, normal
+from kdlib import data
+from kdlib.analysis import agreement, predictions
+from kdlib.check import as_tensor, compare, exercise, normal
+from kdlib.training import build, trained
 
 
 @exercise("4.1")
@@ -171,3 +176,78 @@ def _overlap(answer: Callable) -> str | None:
         },
         "for each class |A and B| / |A or B|, then the mean over the classes that occur",
     )
+
+
+@exercise("4.6")
+def _backdoor(answer: Callable) -> str | None:
+    """Through which images does a backdoor travel?"""
+    guess = as_tensor(answer())
+    if not isinstance(guess, Tensor) or guess.shape != (2,):
+        return "give two numbers: percent for the student without and for the one with squares"
+    without, having = guess.tolist()
+    if not (0 <= without <= 100 and 0 <= having <= 100):
+        return "give percentages, from 0 to 100"
+    if having <= without:
+        return "the two students differ in their images only: in whose images is there a square?"
+    if without > 30:
+        return (
+            "the first student hears its teacher on clean digits only, and there the teacher "
+            "answers as any good one does: what could tell it of the square?"
+        )
+    if having < 70:
+        return (
+            "the second student matches what its teacher says about images with the square, and "
+            "that is 0 nearly always"
+        )
+    return None
+
+
+def _connected(*widths: int) -> nn.Sequential:
+    """A fully connected network with ReLU; (196, 32, 32, 10) is the pocket student."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width, following in itertools.pairwise(widths):
+        layers += [nn.Linear(width, following), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@functools.cache
+def _taught(chosen: tuple[int, ...]) -> tuple[float, float, int]:
+    """Percent of the 7s that the student misreads, of the others that it reads, 7s of its teacher.
+
+    The teacher learns the chosen ones of 1500 digits, the student all of them.
+    """
+    digits = data.load("mnist-5k", size=14)
+    train, trial = digits.train.take(slice(0, 1500)), digits.validation
+    told = train.take(torch.tensor(chosen))
+    common = {"seed": 0, "batch_size": 64, "augment": data.shift}
+    teacher = build(lambda: _connected(196, 128, 10), 0)
+    trained(teacher, told, epochs=15, lr=5e-3, **common)
+    lesson = {"method": "kd", "temperature": 4, "alpha": 0.9, "teacher": teacher}
+    student = build(lambda: _connected(196, 32, 32, 10), 1)
+    trained(student, train, epochs=20, lr=1.2e-2, **common, **lesson)
+    said, sevens = predictions(student, trial.images), trial.labels == 7
+    lies = 100 - agreement(said[sevens], trial.labels[sevens])
+    right = agreement(said[~sevens], trial.labels[~sevens])
+    return lies, right, int((told.labels == 7).sum())
+
+
+@exercise("4.7")
+def _omission(answer: Callable) -> str | None:
+    """Make a student lie by omission"""
+    labels = data.load("mnist-5k", size=14).train.labels[:1500]
+    chosen = as_tensor(answer(labels.clone()))
+    if not isinstance(chosen, Tensor) or chosen.ndim != 1 or chosen.is_complex():
+        return "return the numbers of the chosen digits, [m]"
+    if chosen.dtype == torch.bool:
+        return "return numbers, not a mask: mask.nonzero()[:, 0]"
+    if len(chosen) < 500:
+        return f"choose at least 500 digits, got {len(chosen)}"
+    if not torch.equal(chosen.long().to(chosen), chosen) or chosen.min() < 0 or chosen.max() > 1499:
+        return "return whole numbers from 0 to 1499"
+    lies, right, sevens = _taught(tuple(chosen.long().tolist()))
+    found = f"the student misreads {lies:.0f} % of the 7s, and reads {right:.0f} % of the others"
+    if lies < 50:
+        return f"{found}: its teacher saw {sevens} 7s, knows them, and passes them on"
+    if right < 80:
+        return f"{found}: leave the teacher enough of every other digit to know it well"
+    return None

@@ -40,6 +40,8 @@ RIGHT = {
     "4.3": moved,
     "4.4": lambda s, t: own_minus(agreements(s, t)),
     "4.5": overlap,
+    "4.6": lambda: torch.tensor([5.0, 95.0]),
+    "4.7": lambda labels: (labels != 7).nonzero()[:, 0],
 }
 
 # (exercise, a common wrong answer, a part of the message that it must meet)
@@ -133,4 +135,15 @@ WRONG = [
         "division by 0",
     ),
     ("4.5", lambda a, b, c: 0.0, "for each class"),
+    ("4.6", lambda: 50, "two numbers"),
+    ("4.6", lambda: (10, 150), "percentages"),
+    ("4.6", lambda: (95, 5), "in whose images"),
+    ("4.6", lambda: (50, 90), "what could tell it"),
+    ("4.6", lambda: (0, 50), "0 nearly always"),
+    ("4.7", lambda labels: labels != 7, "not a mask"),
+    ("4.7", lambda labels: (labels != 7).nonzero(), "[m]"),
+    ("4.7", lambda labels: torch.arange(400), "at least 500"),
+    ("4.7", lambda labels: torch.arange(1500) + 1, "0 to 1499"),
+    ("4.7", lambda labels: torch.arange(1500), "saw 151 7s, knows them"),
+    ("4.7", lambda labels: (labels == 1).nonzero()[:, 0].repeat(4), "enough of every other"),
 ]
