@@ -73,6 +73,9 @@ def edited(text, old, new):
     [
         ("a number moved within its room", "[[91.3, 1.0]]", "[[91.9, 1.0]]", True),
         ("a number moved by ten rooms", "[[91.3, 1.0]]", "[[81.3, 1.0]]", False),
+        ("a number in a wider room", "[[91.3, 1.0]]", "[[86.3, 6.0]]", True),
+        ("a number in a forged room", "[[91.3, 1.0]]", "[[71.3, 99.0]]", False),
+        ("a number without a room", "[[91.3, 1.0]]", "[[71.3, null]]", False),
         ("another measured text", "≈ 91.3", "≈ 12.5", True),
         ("a stored nan", "≈ 91.3", "≈ nan", False),
         ("an exact number", "exactly 7", "exactly 8", False),
@@ -100,8 +103,10 @@ def test_moved_numbers_are_named():
         return [{"metadata": {"kdlib": {"measured": [list(pair) for pair in pairs]}}}]
 
     stored = output((27.4, 2.4), (5.0, None), (1.0, 0.1))
-    assert not strict.moved(stored, output((29.7, 0.1), (500.0, None), (1.05, 0.0)))
+    assert not strict.moved(stored, output((29.7, 0.3), (500.0, None), (1.05, 0.0)))
     assert not strict.moved(stored, output((30.0, 9.9), (5.0, None), (1.0, 0.1))), "the larger room"
+    forged = strict.moved(output((27.4, 99.0)), output((30.0, 0.2)))
+    assert forged == ["measured number 1 moved from 27.4 to 30.0; its room is 2.0"]
     assert strict.moved(stored, output((30.0, 0.9), (5.0, None), (1.0, 0.1))) == [
         "measured number 1 moved from 27.4 to 30.0; its room is 2.4"
     ]

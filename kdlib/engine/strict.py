@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MASKS = importlib.resources.files("kdlib") / "assets" / "nbval_sanitize.cfg"
+MOST_WIDER = 10.0  # times the fresh room; of five seeds on two machines, one in 3,000 is wider
 
 
 def pytest_configure(config: Any) -> None:
@@ -68,13 +69,20 @@ def moved(stored: Iterable[Mapping[str, Any]], fresh: Iterable[Mapping[str, Any]
         if value is None or other is None or not math.isfinite(value + other):
             apart = value != other
         else:
-            room = None if room is None else max(room, now or 0.0)
+            room = _shared(room, now)
             apart = room is not None and abs(value - other) > room
         if apart:
             lines.append(
                 f"measured number {place} moved from {value} to {other}; its room is {room}"
             )
     return lines
+
+
+def _shared(stored: float | None, fresh: float | None) -> float | None:
+    """The larger room of the two runs. What is stored may be forged: the fresh one bounds it."""
+    if not fresh:  # none, or seeds that agree to the last bit
+        return stored
+    return fresh if stored is None else max(fresh, min(stored, MOST_WIDER * fresh))
 
 
 def _measured(outputs: Iterable[Mapping[str, Any]]) -> list[tuple[float | None, float | None]]:
