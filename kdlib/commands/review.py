@@ -57,7 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Review repositories: 1 if something is red, 2 if one could not be reviewed."""
     from kdlib.homework import course, repository, sandbox
-    from kdlib.homework.review import cohort, kit
+    from kdlib.homework.review import cohort, kit, page
     from kdlib.homework.review.findings import GREEN, NOTE, RED
     from kdlib.homework.review.reviewing import Failed, Options
 
@@ -93,7 +93,10 @@ def main(arguments: argparse.Namespace) -> int:
                 if finding.severity == RED:
                     place = f"{finding.where}: " if finding.where else ""
                     print(f"{finding.flag}: {place}{finding.evidence}")
-            print(f"{one.count(RED)} red, {one.count(GREEN)} green, {one.count(NOTE)} notes")
+            marks = [page.state(one, flag) for flag in one.answers]
+            print(
+                f"flags: {', '.join(f'{marks.count(mark)} {mark}' for mark in (RED, GREEN, NOTE))}"
+            )
     if len(found) > 1:
         print(arguments.out / cohort.COHORT_PAGE)
     elif not isinstance(found[0], Failed):
