@@ -268,7 +268,7 @@ def _reverse_gradient(answer: Callable) -> str | None:
 
 @exercise("2.6")
 def _harm(answer: Callable) -> str | None:
-    """A temperature and an alpha at which a good teacher does harm"""
+    """A temperature and an alpha that waste a good teacher"""
     pair = as_tensor(answer(_reads))
     if not isinstance(pair, Tensor) or pair.shape != (2,) or pair.is_complex():
         return "return two numbers, (temperature, alpha)"
@@ -277,7 +277,7 @@ def _harm(answer: Callable) -> str | None:
         return f"the temperature must lie between 0.05 and 100, got {temperature:g}"
     if not 0.5 <= alpha <= 1:
         return (
-            f"alpha must lie between 0.5 and 1, got {alpha:g}: with less, the labels do the harm, "
+            f"alpha must lie between 0.5 and 1, got {alpha:g}: with less, the labels are to blame, "
             "not the teacher"
         )
     if _reads(temperature, alpha) < 10:
