@@ -85,7 +85,8 @@ def judge(path: str | Path, observed: Observed, *, epochs: int | None = None) ->
     On the same processor, versions, threads and code the values must be equal. Elsewhere, and on
     a GPU, a value may differ by t SD √2, with SD over at least four other runs of the same setting
     in the record's folder: two draws of one seed differ by more in 5 % of the cases. The record
-    itself does not count: one that was edited would widen its own tolerance.
+    itself does not count: one that was edited would widen its own tolerance. Where the losses are
+    equal to the last digit the arithmetic is the same, and so must all values be.
 
     Args:
         path: of the record.
@@ -176,6 +177,10 @@ def _judge(rows: list[tuple[str, float, float, float | None]], exact: bool) -> t
     ]
     if apart:
         return "differs", f"{', '.join(row[0] for row in apart)} beyond the tolerance"
+    losses = [row for row in rows if row[0].endswith("loss")]
+    moved = [row[0] for row in rows if row[1] != row[2]]
+    if losses and moved and all(row[1] == row[2] for row in losses):
+        return "differs", f"the losses are the same to the last digit, {', '.join(moved)} not"
     if exact:
         return "repeats", "equal processor, versions, threads and code: all values are the same"
     if rows and all(row[1] == row[2] for row in rows):

@@ -779,17 +779,24 @@ def test_elsewhere_siblings_give_the_tolerance(tmp_path, digits):
         content = json.loads(path.read_text())
         content["versions"]["torch"] = "1.0"
         path.write_text(json.dumps(content))
-    found = repeat(paths[0])
+    assert "all values are the same" in repeat(paths[0]).basis
+    content = json.loads(paths[0].read_text())
+
+    def edited(**changes):
+        metrics = {name: value + changes.get(name, 0) for name, value in content["metrics"].items()}
+        paths[0].write_text(json.dumps(content | {"metrics": metrics}))
+        return repeat(paths[0])
+
+    found = edited(loss=0.01 * spread)
     assert found.verdict == "repeats" and "runs beside it" in found.basis
     room = {name: tolerance for name, _, _, tolerance in found.rows}
     assert room["loss"] == pytest.approx(spread, rel=1e-5)
-    content = json.loads(paths[0].read_text())
-    content["metrics"]["loss"] += 20 * spread
-    paths[0].write_text(json.dumps(content))
-    assert repeat(paths[0]).verdict == "differs", "an edited record does not widen its own room"
+    assert edited(loss=20 * spread).verdict == "differs", "it does not widen its own room"
+    found = edited(accuracy=0.1)
+    assert found.verdict == "differs" and "the same to the last digit, accuracy not" in found.basis
     for path in paths[2:]:
         path.unlink()
-    assert repeat(paths[0]).verdict == "not decidable"
+    assert edited(loss=0.01 * spread).verdict == "not decidable"
 
 
 # Runs
