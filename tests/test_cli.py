@@ -50,7 +50,7 @@ CHECKS = """from kdlib import losses
 from kdlib.check import check
 check("2.1", None)
 check("2.2", lambda s, t, T: s - t)
-check("3.4", losses.attention)"""
+check("3.6", losses.attention)"""
 
 # Where the kit imports a module by a name that is not in its source, and nowhere else.
 DYNAMIC = {
@@ -315,7 +315,7 @@ def test_run_ends_with_what_the_notebook_says_and_writes_nothing(write, capsys):
     ]
     assert places == sorted(places)
     assert re.search(
-        r"^  \[to do\] 2\.1: The .*\n  not yet: 2\.2 .*\n  correct: 3\.4 Attention transfer",
+        r"^  \[to do\] 2\.1: The .*\n  not yet: 2\.2 .*\n  correct: 3\.6 Attention transfer",
         printed,
         re.MULTILINE,
     )
@@ -394,7 +394,7 @@ def test_every_failing_cell_is_shown_and_the_next_notebook_runs(write, capsys, q
     assert "ZeroDivisionError: division by zero" in printed and "\x1b" not in printed
     assert "NameError: name 'undefined'" in printed
     assert "02_dead.ipynb: FAILED" in printed and "os._exit(3)" in printed
-    assert "the student gains" in printed and "correct: 3.4" in printed
+    assert "the student gains" in printed and "correct: 3.6" in printed
     assert "notebooks: 3, failed: 2, checks: 3, correct: 1, claims: 3" in printed
     assert bad.read_bytes() == before  # its outputs are beside it
     assert "01_bad.ipynb is as it was, its outputs are in 01_bad.executed.ipynb" in printed
