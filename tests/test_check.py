@@ -198,7 +198,7 @@ def test_verdict_never_raises():
         for answer in (3, lambda: 3):
             told = verdict(name, answer)
             refused = told.startswith(f"not yet: {name} your code raised TypeError")
-            assert refused or name in NUMBERS and told.partition(": ")[2].startswith(name)
+            assert refused or (name in NUMBERS and told.partition(": ")[2].startswith(name))
 
 
 def test_a_name_is_registered_once():
