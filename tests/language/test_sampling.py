@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from kdlib.benchmarks.text import Uncached
 from kdlib.language import GPT, distribution, generate, mixture, sampling
 from kdlib.training import build
 
@@ -44,21 +45,6 @@ class Table(nn.Module):
 
     def forward(self, tokens: Tensor, *, cache: None = None, padding: int | None = 0) -> Tensor:
         return self.logits[tokens]
-
-
-class Uncached(nn.Module):
-    """A GPT that reads everything again for each token."""
-
-    def __init__(self, model: GPT) -> None:
-        super().__init__()
-        self.model, self.context = model, model.context
-
-    def new_cache(self, batch: int, room: int) -> list[Tensor]:
-        return []
-
-    def forward(self, tokens: Tensor, *, cache: list[Tensor], padding: int | None = 0) -> Tensor:
-        cache.append(tokens)
-        return self.model(torch.cat(cache, 1), padding=PAD)[:, -1:]
 
 
 def small(seed: int, **sizes: int) -> GPT:
