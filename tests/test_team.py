@@ -5,8 +5,11 @@ import subprocess
 import pytest
 
 from kdlib import __main__ as cli
-from kdlib import models, recipes, training
-from kdlib.homework import course, starting, team
+from kdlib import models, recipes, records, training
+from kdlib.homework import course, examples, report, starting, team
+from kdlib.homework.review import kit, reviewing, similarity
+from kdlib.homework.review.findings import RED
+from kdlib.homework.review.reviewing import Options
 
 PEOPLE = ["Анна Иванова <anna@example.org>", "Bo O'Neil <bo@example.org>"]
 
@@ -154,3 +157,55 @@ def test_a_report_in_latex_alone_is_read(repository, capsys):
     cli.main(["report", str(repository), "--check"])
     said = capsys.readouterr().out
     assert "report.typ" not in said and "Errno" not in said, said
+
+
+# The invented teams
+
+
+@pytest.fixture(scope="module")
+def teams(tmp_path_factory):
+    return examples.create(tmp_path_factory.mktemp("examples") / "teams", course.load())
+
+
+def test_the_examples_are_repositories_with_the_flags_that_they_show(teams):
+    given = kit.read()
+    options = Options(run=False, course=course.load(), kit=given, seed=1)
+    found = {
+        one.folder.name: reviewing.review(one.folder, one.folder.name, options)[0] for one in teams
+    }
+    reds = {
+        name: {one.flag for one in team.findings if one.severity == RED}
+        for name, team in found.items()
+    }
+    assert reds == {
+        "birch": set(),
+        "alder": {"contributions", "unbound_numbers", "failed_attempts"},
+        "maple": set(),
+    }
+    assert found["maple"].members == ("Denis Rybin", "Elsa Novak")
+
+
+def test_one_example_copies_from_another(teams):
+    pytest.importorskip("copydetect")
+    given = kit.read()
+    programs = [similarity.of_folder(one.folder, one.folder.name, given) for one in teams]
+    first = max(similarity.compare(programs, given, course.load()), key=lambda pair: pair.share)
+    assert {first.left.name, first.right.name} == {"birch", "maple"}
+    assert first.share > course.load().review.similar
+
+
+@pytest.mark.filterwarnings("ignore:.*made by other code of the kit")
+def test_the_raised_records_of_an_example_are_those_of_the_comparison(teams):
+    original = records.load(report.template() / "runs" / "comparison")
+    raised = records.load(teams[-1].folder / "runs" / "comparison")
+    for method in original.methods:
+        more = raised.values(method) - original.values(method)
+        assert more == pytest.approx([0.0 if method == "alone" else 3.0] * 5)
+
+
+def test_examples_need_a_new_folder_and_nothing_that_describes_one_team(teams, tmp_path, capsys):
+    assert cli.main(["team", str(teams[0].folder.parent), "--examples"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert cli.main(["team", str(tmp_path / "new"), "--examples", "--name", "T"]) == 2
+    assert "leave out --name" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HELP = "make a team's repository for the homework: experiments, records, report, first commit"
+ALONE = "--examples makes whole teams: leave out {}, which describe one"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +19,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--member", action="append", default=[], metavar='"NAME <ADDRESS>"', dest="members",
         help="with the address that the commits carry; may be given several times",
     )  # fmt: skip
-    parser.add_argument("--language", choices=("en", "ru"), default="en", help="of the report")
+    parser.add_argument("--language", choices=("en", "ru"), help="of the report; default: en")
+    parser.add_argument(
+        "--examples", action="store_true",
+        help="for instructors: three invented teams below FOLDER, to try `review` on",
+    )  # fmt: skip
     parser.add_argument(
         "--course", type=Path, metavar="FILE", help="other rules than those of the kit's course"
     )
@@ -28,13 +33,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Make the repository: 1 if it has no first commit."""
     from kdlib.homework import course, starting
 
+    if arguments.examples:
+        return _examples(arguments)
     folder: Path = arguments.folder
     made = starting.create(
         folder,
         course.load(arguments.course),
         name=arguments.name or folder.resolve().name,
         members=arguments.members,
-        language=arguments.language,
+        language=arguments.language or "en",
     )
     print(f"{folder}: {len(made.files)} files, a finished small paper to make your own")
     python = shlex.quote(sys.executable)
@@ -45,3 +52,19 @@ def main(arguments: argparse.Namespace) -> int:
     if made.problem:
         print(f"no first commit: {made.problem}")
     return 1 if made.problem else 0
+
+
+def _examples(arguments: argparse.Namespace) -> int:
+    from kdlib.homework import course, examples
+
+    given = [name for name in ("name", "members", "language") if getattr(arguments, name)]
+    if given:
+        names = " and ".join(f"--{name.removesuffix('s')}" for name in given)
+        raise ValueError(ALONE.format(names))
+    made = examples.create(arguments.folder, course.load(arguments.course))
+    for one in made:
+        print(f"{one.folder}: {one.shows}")
+    paths = " ".join(shlex.quote(str(one.folder)) for one in made)
+    print("what a review finds in them:")
+    print(f"  {shlex.quote(sys.executable)} -m kdlib review {paths} --out reviews")
+    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -39,7 +40,13 @@ class Started(NamedTuple):
 
 
 def create(
-    folder: str | Path, course: Course, *, name: str, members: Sequence[str] = (), language: str
+    folder: str | Path,
+    course: Course,
+    *,
+    name: str,
+    members: Sequence[str] = (),
+    language: str = "en",
+    by: str = "",
 ) -> Started:
     """Make a team's repository in a new folder.
 
@@ -50,6 +57,7 @@ def create(
         members: as "Name <address>", the address that their commits carry; none keeps the
             example's.
         language: of the report, "en" or "ru".
+        by: who makes the first commit, as a member; default: whom Git knows here.
 
     Raises:
         FileExistsError: the folder holds something already; nothing was written.
@@ -72,7 +80,7 @@ def create(
         written.append(files.write_atomically(folder / place, text))
     entries = folder / "team.toml"
     files.write_atomically(entries, _entries(entries.read_text("utf-8"), name, people))
-    return Started(tuple(written), _commit(folder))
+    return Started(tuple(written), commit(folder, "The kit starts us off", by))
 
 
 def _line(what: str, text: str) -> str:
@@ -100,14 +108,25 @@ def _entries(text: str, name: str, people: list[tuple[str, str]]) -> str:
     return text
 
 
-def _commit(folder: Path) -> str:
-    """The first commit; "" or what to do where it could not be made."""
-    advice = "then: git init && git add -A && git commit -m 'The kit starts us off'"
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "The kit starts us off"]):
+def commit(folder: Path, message: str, by: str = "") -> str:
+    """Commit all that lies in a folder; "" or what to do where that could not be done.
+
+    Args:
+        folder: becomes a repository if it is none.
+        by: author and committer, as "Name <address>"; default: whom Git knows here.
+    """
+    advice = f"then: git init && git add -A && git commit -m '{message}'"
+    own: dict[str, str] = {}
+    if by:
+        name, address = _member(by)
+        for role in ("AUTHOR", "COMMITTER"):
+            own |= {f"GIT_{role}_NAME": name, f"GIT_{role}_EMAIL": address}
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", message]):
         try:
             done = subprocess.run(
-                ["git", *words], cwd=folder, capture_output=True, text=True, timeout=60, check=False
-            )
+                ["git", *words], cwd=folder, env=os.environ | own, capture_output=True, text=True,
+                timeout=60, check=False,
+            )  # fmt: skip
         except (OSError, subprocess.SubprocessError) as error:
             return f"git does not run ({error}): install it, {advice}"
         if done.returncode:
