@@ -8,6 +8,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -700,6 +701,25 @@ def test_ci_runs_the_command_of_the_readme(root):
     commands = [line for line in readme if line.startswith("python3 -m venv .venv && ")]
     assert commands[0].endswith("python -m kdlib lab") and commands[1].endswith("pytest")
     assert commands[1] in ci
+
+
+def commands_in(text):
+    """Each command of a text with its words, shell style; bare mentions of a name are none."""
+    names = "|".join(cli.COMMANDS)
+    found = re.findall(rf"(?:-m kdlib |(?<=`))((?:{names}) [^`\n]*)", text.replace("\\\n", " "))
+    return [shlex.split(line.replace("...", ""), comments=True) for line in found]
+
+
+@pytest.mark.parametrize("name", ["README.md", "kdlib/homework/instructors.md"])
+def test_commands_in_texts_are_understood(root, name):
+    found = commands_in((root / name).read_text("utf-8"))
+    assert len(found) > 8
+    for first, *words in found:
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        importlib.import_module(cli.COMMANDS[first]).configure(parser)
+        if "--help" not in words:
+            parsed, rest = parser.parse_known_args(words)
+            assert not rest or "options" in parsed, (first, rest)
 
 
 # The lab

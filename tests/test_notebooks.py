@@ -1,6 +1,7 @@
 """Rules for the committed notebooks that nbval does not see: it passes one without outputs."""
 
 import ast
+import base64
 import importlib
 import inspect
 import json
@@ -280,9 +281,28 @@ def test_links_resolve(path):
     assert not broken_links(path, markdown(path))
 
 
-def test_links_of_the_readme_resolve():
-    path = ROOT / "README.md"
+@pytest.mark.parametrize("name", ["README.md", "kdlib/homework/instructors.md"])
+def test_links_of_other_texts_resolve(name):
+    path = ROOT / name
     assert not broken_links(path, path.read_text(encoding="utf-8"))
+
+
+def test_the_readme_opens_with_the_first_figure():
+    """Stored once more as a file, because a README cannot show what a notebook holds."""
+    cell = next(cell for cell in read(PATHS[0]).cells if cell.get("id") == "three_figure")
+    png = next(out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {}))
+    picture = ROOT / "kdlib" / "assets" / "opening.png"
+    assert picture.read_bytes() == base64.b64decode(png), (
+        f"notebook 1 was executed again: store the figure of its cell {cell.id!r} as {picture}"
+    )
+
+
+def test_instructors_read_of_every_flag():
+    from kdlib.homework.review.findings import FLAGS
+
+    text = (ROOT / "kdlib" / "homework" / "instructors.md").read_text("utf-8")
+    listed = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", " ".join(listed))) == sorted(FLAGS)
 
 
 @every

@@ -215,7 +215,22 @@ def test_the_rules_are_in_both_languages(pages):
         for homework in rules.homeworks:
             assert homework.topic.of(language) in text
     assert "kdlib lab" in pages["rules_ru.html"].get_text()
-    assert "По-русски" not in pages["handbook.html"].find("main").get_text()
+    handbook = pages["handbook.html"].find("main")
+    assert not handbook.find(id="по-русски") and "Набор к курсу" not in handbook.get_text()
+    assert handbook.find("a", string="По-русски")["href"] == "rules_ru.html"
+
+
+def test_the_handbook_opens_with_the_picture_of_notebook_1(pages, files):
+    picture = pages["handbook.html"].find("main").find("img")
+    lesson = pages["01_motivation.html"].find("main").find("img")
+    assert picture["alt"] and files[picture["src"]] == files[lesson["src"]]
+
+
+def test_instructors_have_a_page(pages):
+    page = pages["instructors.html"].find("main")
+    assert {row.td.get_text() for row in page.find_all("tr") if row.td} >= {"reproducibility"}
+    assert page.find("a", href="handbook.html") and page.find("a", href="07_team_homework.html")
+    assert pages["index.html"].find("main").find("a", href="instructors.html")
 
 
 def test_the_size(files, monkeypatch):
@@ -227,10 +242,8 @@ def test_the_size(files, monkeypatch):
 
 
 class Small:
-    lessons = ()
-
-    def pages(self):
-        return {"index.html": "small"}
+    def files(self):
+        return {"index.html": b"small"}
 
 
 # The glossary

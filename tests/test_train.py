@@ -1,11 +1,13 @@
 """`train`: by name and by module, on files in CIFAR's format; interrupted, resumed, repeated."""
 
+import argparse
 import json
 import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +47,22 @@ def by_method(folder):
 
 
 SMALL = line("--dataset mnist-5k --size 8 --student mlp-s --teacher mlp-m")
+
+
+def test_every_training_of_the_readme_can_begin(cifar, here, monkeypatch):  # noqa: F811
+    name, folder = cifar
+    monkeypatch.setenv("KDLIB_DATA", str(folder))
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8").replace("\\\n", " ")
+    found = re.findall(r"train --dataset cifar100 ([^`\n]*)", text)
+    assert len(found) > 3
+    for words in found:
+        parser = argparse.ArgumentParser(allow_abbrev=False)
+        train.configure(parser)
+        plan = train.Plan(
+            parser.parse_args([*line(words), *line(f"--dataset {name} --device cpu")])
+        )
+        assert plan.teachers and len(plan.methods) > 1
+        assert plan.student().training
 
 
 def test_records_of_a_comparison_repeat(here, capsys):

@@ -14,6 +14,7 @@ from kdlib.site import glossary, headings, lessons, listings
 from kdlib.site.formulas import mathml
 from kdlib.site.lessons import TEMPLATES, Lesson
 from kdlib.site.links import HANDBOOK, Links, relative
+from kdlib.site.pictures import packed
 from kdlib.site.prose import Prose, rendered
 from kdlib.site.symbols import Symbols, imports
 
@@ -21,6 +22,7 @@ HERE = Path(__file__).parent
 LIMIT = 15_000_000  # bytes
 RULES = {"en": "rules.html", "ru": "rules_ru.html"}
 TITLES = {"en": "Rules of the course", "ru": "Правила курса"}
+TEXTS = (("kdlib/homework/instructors.md", "instructors.html", "For instructors"),)
 SOURCES = "source/index.html"
 ASSETS = ("style.css", "math.woff2")
 RUSSIAN = re.compile(r"## .*[а-яё]", re.IGNORECASE)  # the heading of a section
@@ -45,11 +47,7 @@ def build(folder: Path = notebooks.FOLDER) -> dict[str, bytes]:
             be drawn, or the whole is larger than `LIMIT`.
         OSError: a file of the kit cannot be read.
     """
-    site = _Site(folder)
-    files = {name: (HERE / name).read_bytes() for name in ASSETS}
-    for lesson in site.lessons:
-        files |= lesson.files
-    files |= {name: page.encode() for name, page in site.pages().items()}
+    files = {name: (HERE / name).read_bytes() for name in ASSETS} | _Site(folder).files()
     size = sum(map(len, files.values()))
     if size > LIMIT:
         largest = sorted(files, key=lambda name: -len(files[name]))[:3]
@@ -69,7 +67,9 @@ class _Site:
         self.terms = glossary.load()
         pages = {lesson.source: lesson.page for lesson in self.lessons}
         symbols = Symbols(self.project / "kdlib")
-        self.links = Links(self.project, {**pages, "README.md": HANDBOOK}, symbols)
+        texts = {"README.md": HANDBOOK, "README.md#по-русски": RULES["ru"]}
+        texts |= {file: page for file, page, _ in TEXTS}
+        self.links = Links(self.project, pages | texts, symbols)
         for lesson in self.lessons:
             lessons.render(lesson, self.links, self.terms)
         self.menu = [
@@ -77,8 +77,18 @@ class _Site:
             Entry(glossary.PAGE, "Glossary"),
             *(Entry(page, TITLES[language], language) for language, page in RULES.items()),
             Entry(HANDBOOK, "Handbook"),
+            *(Entry(page, title) for _, page, title in TEXTS),
             Entry(SOURCES, "Source of kdlib"),
         ]
+
+    def files(self) -> dict[str, bytes]:
+        """{file: content} of all pages, with the pictures on them."""
+        found = {name: page.encode() for name, page in self.pages().items()}
+        for lesson in self.lessons:
+            found |= lesson.files
+        for file, name in self.links.pictures.items():
+            found[name] = packed((self.project / file).read_bytes())
+        return found
 
     def pages(self) -> dict[str, str]:
         """{page: its HTML}; the sources come last, for the other pages ask for them."""
@@ -87,6 +97,9 @@ class _Site:
         found[glossary.PAGE] = self._glossary()
         found |= {page: self._rules(language) for language, page in RULES.items()}
         found[HANDBOOK] = self._text(self._readme()[0], "README.md", HANDBOOK, "Handbook")
+        for file, page, title in TEXTS:
+            text = (self.project / file).read_text("utf-8")
+            found[page] = self._text(text, file, page, title)
         return found | self._sources()
 
     def _page(self, template: str, page: str, title: str, **values: Any) -> str:

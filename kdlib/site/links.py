@@ -28,17 +28,19 @@ def relative(target: str, page: str) -> str:
 
 
 class Links:
-    """Knows every page; collects the source files that texts point to.
+    """Knows every page; collects the source files and pictures that texts point to.
 
     Args:
         project: the folder of the kit.
-        pages: {file of a text, relative to the project: its page}.
+        pages: {file of a text, relative to the project: its page}; "FILE#ANCHOR" for a section
+            that has a page of its own.
         symbols: of the library.
     """
 
     def __init__(self, project: Path, pages: Mapping[str, str], symbols: Symbols) -> None:
         self.project, self.pages, self.symbols = project, dict(pages), symbols
         self.sources = set(symbols.files.values())
+        self.pictures: dict[str, str] = {}
 
     def source_page(self, file: str) -> str:
         """The page of a source file."""
@@ -62,7 +64,8 @@ class Links:
         file, hash_, anchor = address.partition("#")
         anchor = slug(unquote(anchor)) if hash_ else ""
         if not file:
-            return f"#{quote(anchor)}"
+            own = self.pages.get(f"{text}#{anchor}")
+            return relative(own, page) if own else f"#{quote(anchor)}"
         target = posixpath.normpath(posixpath.join(posixpath.dirname(text), unquote(file)))
         if target in self.pages:
             return relative(self.pages[target] + (f"#{anchor}" if anchor else ""), page)
@@ -72,6 +75,18 @@ class Links:
             f"{text} links to {address!r}, but there is no {target}: mend the link, or get a copy "
             "of the whole kit"
         )
+
+    def picture(self, address: str, *, text: str, page: str) -> str:
+        """The address on `page` of a picture that the file `text` shows.
+
+        Raises:
+            ValueError: nothing is there.
+        """
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(text), unquote(address)))
+        if not (self.project / file).is_file():
+            raise ValueError(f"{text} shows {address!r}, but there is no {file}: mend the address")
+        self.pictures[file] = f"pictures/{posixpath.basename(file)}"
+        return relative(self.pictures[file], page)
 
     def code(self, code: str, page: str, names: Mapping[str, str]) -> str:
         """Highlighted code with a link at each name of the library that it uses."""

@@ -48,6 +48,10 @@ class Prose(IPythonRenderer):
         address = self.links.resolve(url, text=self.text_file, page=self.page)
         return f'<a href="{html.escape(address)}">{text}</a>'
 
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        address = self.links.picture(url, text=self.text_file, page=self.page)
+        return f'<img src="{html.escape(address)}" alt="{html.escape(text)}">'
+
     def codespan(self, text: str) -> str:
         code = f"<code>{html.escape(text, quote=False)}</code>"
         address = self.links.mention(text, self.page, self.names)
