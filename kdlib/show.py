@@ -30,16 +30,16 @@ BLACK, GREY, BLUE, SKY = "#000000", "#8a8a8a", "#0072B2", "#56B4E9"
 GREEN, ORANGE, RED, PINK, YELLOW = "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#B8A900"
 LOOKS: dict[str, tuple[str, str]] = {
     "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"),
-    "ce": (GREY, "o"), "independent": (GREY, "o"), "alone": (GREY, "o"),
-    "scratch": (GREY, "o"), "labels only": (RED, "P"),
-    "label smoothing": (GREY, "v"), "label": (GREY, "s"), "control": (GREY, "D"),
+    "ce": (GREY, "v"), "independent": (GREY, "v"), "alone": (GREY, "v"),
+    "scratch": (GREY, "v"), "labels only": (RED, "P"),
+    "label smoothing": (GREY, "<"), "label": (GREY, "s"), "control": (GREY, "D"),
     "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
-    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "o"),
+    "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "X"),
     "hint": (ORANGE, "o"), "fitnet": (ORANGE, "o"), "at": (ORANGE, "s"), "nst": (ORANGE, "^"),
     "vid": (YELLOW, "D"), "crd": (GREEN, "o"),
     "sp": (RED, "s"), "rkd": (RED, "^"), "pkt": (RED, "D"), "cc": (PINK, "v"),
-    "start": (GREY, "v"), "sft": (GREY, "s"), "seqkd": (ORANGE, "s"),
-    "minillm": (RED, "o"), "gkd": (GREEN, "o"),
+    "start": (GREY, "<"), "sft": (GREY, "s"), "seqkd": (ORANGE, "^"),
+    "minillm": (RED, "X"), "gkd": (GREEN, "D"),
     "forward": (BLUE, "o"), "reverse": (RED, "s"), "jsd": (GREEN, "^"),
     "skew-forward": (SKY, "o"), "skew-reverse": (ORANGE, "s"), "tvd": (PINK, "D"),
 }  # fmt: skip

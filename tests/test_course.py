@@ -240,3 +240,14 @@ def test_another_course_is_handed_on(changed, tmp_path, capsys):
     broken = changed("pages = 6", "pages = 0")
     assert cli.main(["report", str(folder), "--check", "--course", str(broken)]) == 2
     assert re.search(r"course\.toml, line \d+: rules\.pages must be", capsys.readouterr().err)
+
+
+def test_a_variable_names_the_course_of_all_commands(tmp_path, monkeypatch):
+    own = tmp_path / "own.toml"
+    text = course.FILE.read_text("utf-8").replace("@trandelik", "@somebody")
+    own.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("KDLIB_COURSE", str(own))
+    assert "@somebody" in course.load().contact.en
+    assert "@trandelik" in course.load(course.FILE).contact.en
+    monkeypatch.setenv("KDLIB_COURSE", "")
+    assert "@trandelik" in course.load().contact.en

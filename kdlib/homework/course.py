@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -136,13 +137,13 @@ class Course:
 
 
 def load(path: str | Path | None = None) -> Course:
-    """Read a course file; default: the one of the kit.
+    """Read a course file; default: the one that the variable `KDLIB_COURSE` names, else the kit's.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: an entry is wrong, missing or unknown; the message has its line.
     """
-    found = entries.read(FILE if path is None else path).table(
+    found = entries.read(path or os.environ.get("KDLIB_COURSE") or FILE).table(
         ["title", "university", "contact", "lecture", "team", "blocks", "homeworks", "rules",
          "grading", "flags"], ["review"]
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,16 +41,20 @@ def create(folder: str | Path, course: Course) -> list[Example]:
     made = []
     for team in tomllib.loads(FILE.read_text("utf-8"))["teams"]:
         place = folder / team["folder"]
+        day = team["started"]
         started = starting.create(
-            place, course, name=team["name"], members=team["members"], by=team["members"][0]
-        )
+            place, course, name=team["name"], members=team["members"], by=team["members"][0],
+            when=day,
+        )  # fmt: skip
         _committed(started.problem)
         _who_did_what(place / "team.toml", team)
         for commit in team["commits"]:
             _change(place, commit)
             if commit is team["commits"][-1]:
                 report.make(report.read(place, course))
-            _committed(starting.commit(place, commit["message"], team["members"][commit["by"]]))
+            day += timedelta(days=commit["after"])
+            who = team["members"][commit["by"]]
+            _committed(starting.commit(place, commit["message"], who, day))
         made.append(Example(place, team["shows"]))
     return made
 

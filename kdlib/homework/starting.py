@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ def create(
     members: Sequence[str] = (),
     language: str = "en",
     by: str = "",
+    when: datetime | None = None,
 ) -> Started:
     """Make a team's repository in a new folder.
 
@@ -57,7 +59,7 @@ def create(
         members: as "Name <address>", the address that their commits carry; none keeps the
             example's.
         language: of the report, "en" or "ru".
-        by: who makes the first commit, as a member; default: whom Git knows here.
+        by, when: of the first commit, as in `commit`.
 
     Raises:
         FileExistsError: the folder holds something already; nothing was written.
@@ -80,7 +82,7 @@ def create(
         written.append(files.write_atomically(folder / place, text))
     entries = folder / "team.toml"
     files.write_atomically(entries, _entries(entries.read_text("utf-8"), name, people))
-    return Started(tuple(written), commit(folder, "The kit starts us off", by))
+    return Started(tuple(written), commit(folder, "The kit starts us off", by, when))
 
 
 def _line(what: str, text: str) -> str:
@@ -108,12 +110,13 @@ def _entries(text: str, name: str, people: list[tuple[str, str]]) -> str:
     return text
 
 
-def commit(folder: Path, message: str, by: str = "") -> str:
+def commit(folder: Path, message: str, by: str = "", when: datetime | None = None) -> str:
     """Commit all that lies in a folder; "" or what to do where that could not be done.
 
     Args:
         folder: becomes a repository if it is none.
         by: author and committer, as "Name <address>"; default: whom Git knows here.
+        when: the date that the commit carries; default: now.
     """
     advice = f"then: git init && git add -A && git commit -m '{message}'"
     own: dict[str, str] = {}
@@ -121,6 +124,8 @@ def commit(folder: Path, message: str, by: str = "") -> str:
         name, address = _member(by)
         for role in ("AUTHOR", "COMMITTER"):
             own |= {f"GIT_{role}_NAME": name, f"GIT_{role}_EMAIL": address}
+    if when:
+        own |= {f"GIT_{role}_DATE": when.isoformat() for role in ("AUTHOR", "COMMITTER")}
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", message]):
         try:
             done = subprocess.run(
