@@ -294,6 +294,8 @@ def _waste(answer: Callable) -> str | None:
     told = f"the students read {found:.0f} % of the 3s; from the teacher as it is {plain:.0f} %"
     if found > plain:
         return f"{told}: you made it a better teacher of the 3"
+    if found < plain:
+        return f"{told}: the direction is right, go on"
     return f"{told}: on an 8 nobody says 3, so what do they learn it from?"
 
 

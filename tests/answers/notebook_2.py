@@ -240,6 +240,6 @@ WRONG = [
     ("2.6", waste(even), "no two may become equal"),
     ("2.6", waste(lambda rest: rest.flip(1)), "must keep its rank"),
     ("2.6", lambda p: p, "what do they learn it from"),
-    ("2.6", waste(lambda rest: nearer(rest, 0.1)), "what do they learn it from"),
+    ("2.6", waste(lambda rest: nearer(rest, 0.1)), "direction is right, go on"),
     ("2.6", waste(sharper), "a better teacher of the 3"),
 ]
