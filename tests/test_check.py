@@ -5,8 +5,10 @@ repository, so nothing here may give an answer away.
 """
 
 import ast
+import re
 from fractions import Fraction
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from conftest import NO_ANSWERS
 
 from kdlib import check as module
 from kdlib.check import as_tensor, check, compare, verdict
+from kdlib.exercises import notebook_1
 
 if NO_ANSWERS:
     RIGHT, WRONG = {}, []
@@ -170,6 +173,23 @@ def test_nothing_but_the_answer_uses_the_random_stream_of_a_gpu(root):
 def test_mistake_meets_its_message(name, answer, message):
     line = verdict(name, answer)
     assert line.startswith(f"not yet: {name} ") and message in line
+
+
+def test_two_digits_teach_more_than_half_of_all():
+    """What the text of exercise 1.6 says."""
+    logits, labels = notebook_1._two_digits_seen()
+    logits = logits.clone()
+    logits[:, 7:9] -= 4
+    right = (logits.argmax(1) == labels).double()
+    assert right.mean() > 0.5 and right[labels == 0].mean() < 0.33
+
+
+def test_the_step_of_the_text_has_five_bugs(root):
+    notebook = nbformat.read(root / "notebooks" / "03_code_walkthrough.ipynb", as_version=4)
+    text = next(cell.source for cell in notebook.cells if "### Exercise 3.7" in cell.source)
+    names = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional}
+    exec(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], names)
+    assert verdict("3.7", names["step"]).endswith("; and 4 more")
 
 
 @needs_answers

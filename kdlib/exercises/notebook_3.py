@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import itertools
+import statistics
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -152,7 +154,11 @@ def _paired(answer: Callable) -> str | None:
 
 RECIPE: dict[str, Any] = dict(epochs=5, lr=2e-3, temperature=4.0, alpha=0.9)
 DECENT = 85, 75  # accuracy of the student alone, %, in the harmful recipe and the flattering one
-APART = 4, 3  # points
+APART = 6, 5  # points
+SEEDS = range(71, 78)
+# Other seeds and another teacher move a median: what clears the numbers above in a trial has to
+# pass here too. The default recipe, two to three points behind, stays out by several deviations.
+ROOM, SHARE = (2, 5), 0.75  # points of accuracy below DECENT; part of APART that is asked for
 
 
 @functools.cache
@@ -180,13 +186,14 @@ def _accuracy(seed: int, epochs: int, lr: float, **options: Any) -> float:
 
 
 def _repeated(recipe: Mapping[str, Any]) -> tuple[float, float]:
-    """Accuracy of the student alone, and KD minus alone: means of three seeds."""
+    """Accuracy of the student alone, and KD minus alone: medians over the seeds."""
     settings = RECIPE | dict(recipe)
     shared = int(settings["epochs"]), float(settings["lr"])
     options = {name: float(settings[name]) for name in ("temperature", "alpha")}
-    alone = [_accuracy(seed, *shared) for seed in (71, 72, 73)]
-    taught = [_accuracy(seed, *shared, **options) for seed in (71, 72, 73)]
-    return sum(alone) / 3, (sum(taught) - sum(alone)) / 3
+    alone = [_accuracy(seed, *shared) for seed in SEEDS]
+    taught = [_accuracy(seed, *shared, **options) for seed in SEEDS]
+    gains = [ours - theirs for ours, theirs in zip(taught, alone, strict=True)]
+    return statistics.median(alone), statistics.median(gains)
 
 
 @exercise("3.5")
@@ -201,28 +208,27 @@ def _both_ways(answer: Callable) -> str | None:
         if not 1 <= recipe.get("epochs", 5) <= 10:
             return "epochs must be 1 to 10, so that the check stays short"
     (harmed, harm), (flattered, gain) = map(_repeated, result)
-    if harm >= APART[1] and gain <= -APART[0]:
+    if harm >= SHARE * APART[1] and gain <= -SHARE * APART[0]:
         return "the other way round: the first recipe is to harm, the second to shine"
-    words = "with another teacher and other seeds"
-    if harmed < DECENT[0]:
+    if harmed < DECENT[0] - ROOM[0]:
         return (
             f"in the first recipe the student alone falls below {DECENT[0]} %, so nobody would "
             "believe it: train a little longer, and slow down the taught student only"
         )
-    if harm > -APART[0]:
+    if harm > -SHARE * APART[0]:
         return (
-            f"in the first recipe KD is less than {APART[0]} points behind {words}: few epochs at "
-            "a small rate, and a loss that asks for more than the right class"
+            f"in the first recipe KD is not {APART[0]} points behind: few epochs at a small rate, "
+            "and a loss that asks for more than the right class"
         )
-    if flattered < DECENT[1]:
+    if flattered < DECENT[1] - ROOM[1]:
         return (
             f"in the second recipe the student alone falls below {DECENT[1]} %, so nobody would "
             "believe it: spoil it a little less"
         )
-    if gain < APART[1]:
+    if gain < SHARE * APART[1]:
         return (
-            f"in the second recipe KD is less than {APART[1]} points ahead {words}: look at the "
-            "curves of 2.2 for the place where the student alone suffers most"
+            f"in the second recipe KD is not {APART[1]} points ahead: look at the curves of 2.2 "
+            "for the place where the student alone suffers most, and go beyond it"
         )
     return None
 
@@ -274,67 +280,83 @@ def _attention(answer: Callable) -> str | None:
             "average over the positions too": apart.sum(1).mean(),
             "return one number: average over samples and positions": apart,
         },
-        "mean of (q_s - q_t)², where q is the mean over channels of A², flattened, of length one",
+        "mean of (a_s - a_t)², where a is the mean over channels of A², flattened, of length one",
     )
+
+
+# The bugs of the step in the text, each with what to look at.
+BUGS = {
+    "views": "student and teacher see two different augmentations of an image: draw one for both",
+    "labels": "the labels are not softened: the cross-entropy takes the logits without T",
+    "mode": "the student is still in evaluation mode, its batch norm does not see the batch",
+    "axis": "the teacher's probabilities must sum to one over the classes of an image",
+    "clip": "nothing is clipped: before backward() there are no gradients of this step yet",
+}
 
 
 @exercise("3.7")
 def _step(answer: Callable) -> str | None:
     """A training step without its five bugs"""
     images, target = normal(8, 6, seed=13), torch.arange(8) % 3
+    noise = [normal(8, 6, seed=30 + count, scale=0.5) for count in range(4)]
 
-    def network(seed: int) -> nn.Sequential:
+    def network(seed: int, scale: float = 1.0) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layers = nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)
-            return nn.Sequential(*layers).double()
+            found = nn.Sequential(*layers).double()
+        for parameter in found.parameters():
+            parameter.data *= scale
+        return found
 
-    def trained(
-        seen: nn.Module, T2: float = 16.0, classes: int = 1, steps: int = 2, keep: bool = False
-    ) -> Tensor:
-        student = network(1)
-        optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-        for _ in range(steps):
-            with torch.no_grad():
-                p = F.softmax(seen(images) / 4, 1)
-            logits = student(images)
-            kl = F.kl_div(F.log_softmax(logits / 4, 1), p, reduction="batchmean") / classes
-            if not keep:
-                optimizer.zero_grad()
-            (0.1 * F.cross_entropy(logits, target) + 0.9 * T2 * kl).backward()
-            optimizer.step()
+    def known_teacher() -> nn.Sequential:  # so sure that the student's gradients need clipping
+        return network(2, scale=5.0)
+
+    def pipeline() -> tuple[nn.Module, torch.optim.Optimizer, Callable[[Tensor], Tensor]]:
+        student, drawn = network(1).eval(), itertools.cycle(noise)
+        return (
+            student,
+            torch.optim.SGD(student.parameters(), lr=0.1),
+            lambda images: images + next(drawn),
+        )
+
+    def weights(student: nn.Module) -> Tensor:
         return torch.cat([p.flatten() for p in student.parameters()]).detach()
 
-    student, teacher = network(1), network(2).train()
+    def trained(bugs: Collection[str], steps: int = 2) -> Tensor:
+        student, optimizer, augment = pipeline()
+        teacher = known_teacher().eval()
+        for _ in range(steps):
+            student.train("mode" not in bugs)
+            view = augment(images)
+            with torch.no_grad():
+                z = teacher(view) / 4
+            p = F.softmax(z, 0 if "axis" in bugs else 1)
+            logits = student(augment(images) if "views" in bugs else view)
+            soft = 16 * F.kl_div(F.log_softmax(logits / 4, 1), p, reduction="batchmean")
+            hard = F.cross_entropy(logits / 4 if "labels" in bugs else logits, target)
+            optimizer.zero_grad()
+            (0.1 * hard + 0.9 * soft).backward()
+            if "clip" not in bugs:
+                nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+        return weights(student)
+
+    student, optimizer, augment = pipeline()
+    teacher = known_teacher().train()
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     for _ in range(2):
-        answer(student, teacher, optimizer, images, target)
+        answer(student, teacher, optimizer, images, target, augment)
     if any(not torch.equal(value, before[name]) for name, value in teacher.state_dict().items()):
         return "the teacher changed: call teacher.eval(), or its batch norm goes on learning"
-    if not student.training:
-        return "the student must be in training mode"
-    result = torch.cat([p.flatten() for p in student.parameters()])
-    known = network(2).eval()
-    message = compare(
-        result,
-        trained(known),
-        {
-            "the student did not move: call backward() and optimizer.step()": trained(
-                known, steps=0
-            ),
-            "the factor T² is missing": trained(known, T2=1.0),
-            "reduction='mean' divides by the number of classes as well: use 'batchmean'": trained(
-                known, classes=3
-            ),
-            "T² is missing, and reduction='mean' divides by the number of classes as well": trained(
-                known, T2=1.0, classes=3
-            ),
-            "gradients of earlier steps add up: call "
-            "optimizer.zero_grad() before backward()": trained(known, keep=True),
-        },
-        "two steps end at other weights than they should: compare with losses.kd line by line",
-    )
-    if message is None and any(p.grad is not None for p in teacher.parameters()):
-        return "the weights are right, but the teacher gets gradients: wrap it in torch.no_grad()"
-    return message
+    if any(p.grad is not None for p in teacher.parameters()):
+        return "the teacher gets gradients: leave torch.no_grad() around it"
+    known = {"the student did not move: call backward() and optimizer.step()": trained((), steps=0)}
+    for count in range(1, len(BUGS) + 1):
+        for left in itertools.combinations(BUGS, count):
+            more = f"; and {count - 1} more" if count > 1 else ""
+            known[BUGS[left[0]] + more] = trained(left)
+    return compare(
+        weights(student), trained(()), known,
+        "two steps end at other weights than they should: compare with the text line by line",
+    )  # fmt: skip

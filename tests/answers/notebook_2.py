@@ -48,6 +48,34 @@ def zero_for_target(logits, target):
     return logits * ~F.one_hot(target, logits.shape[1]).bool()
 
 
+def waste(change):
+    """Changes the probabilities of all classes but the first in rank, [B, 9]."""
+
+    def answer(p):
+        first = p.argmax(1)
+        others = change(without_target(p, first))
+        rest = ~F.one_hot(first, p.shape[1]).bool()
+        return p.masked_scatter(rest, others)
+
+    return answer
+
+
+def even(rest):
+    return rest.mean(1, keepdim=True).expand_as(rest)
+
+
+def sharper(rest):
+    """The runners-up differ more, wherever none of them overtakes the first."""
+    found = rest**1.3 / (rest**1.3).sum(1, keepdim=True) * rest.sum(1, keepdim=True)
+    fits = found.max(1).values < 1 - rest.sum(1)
+    return torch.where(fits[:, None], found, rest)
+
+
+def nearer(rest, share=0.6):
+    """Each runner-up moves towards their mean by a share of the way."""
+    return rest + share * (even(rest) - rest)
+
+
 RIGHT = {
     "2.1": lambda s, t, T: (
         T**2 * F.kl_div(tempered(s, T), tempered(t, T), log_target=True, reduction="batchmean")
@@ -56,7 +84,7 @@ RIGHT = {
     "2.3": lambda s, t, y: kl(tempered(without_target(t, y)), tempered(without_target(s, y))),
     "2.4": infonce,
     "2.5": reverse_gradient,
-    "2.6": lambda reads: [0.25, 0.5],
+    "2.6": waste(nearer),
 }
 
 # (exercise, a common wrong answer, a part of the message that it must meet)
@@ -206,9 +234,12 @@ WRONG = [
     ("2.5", lambda s, t: reverse_gradient(s, t) / F.softmax(s, 1), "weighted with its probability"),
     ("2.5", lambda s, t: reverse_gradient(s, t) / len(s), "no mean over the batch"),
     ("2.5", lambda s, t: s - t, "entry by entry"),
-    ("2.6", lambda reads: 0.25, "return two numbers"),
-    ("2.6", lambda reads: [8.0, 1.0], "holds something of a 3"),
-    ("2.6", lambda reads: [1.9, 1.0], "the direction is right"),
-    ("2.6", lambda reads: [0.0, 1.0], "between 0.05 and 100, got 0"),
-    ("2.6", lambda reads: [8.0, 0.01], "between 0.5 and 1, got 0.01: with less, the labels"),
+    ("2.6", lambda p: p[:, 0], "in the shape of those that you get"),
+    ("2.6", lambda p: 2 * p, "stay a distribution"),
+    ("2.6", lambda p: p**2 / (p**2).sum(1, keepdim=True), "must keep its probability"),
+    ("2.6", waste(even), "no two may become equal"),
+    ("2.6", waste(lambda rest: rest.flip(1)), "must keep its rank"),
+    ("2.6", lambda p: p, "what do they learn it from"),
+    ("2.6", waste(lambda rest: nearer(rest, 0.1)), "direction is right, go on"),
+    ("2.6", waste(sharper), "a better teacher of the 3"),
 ]
