@@ -1,6 +1,5 @@
 """The homework report: numbers by key, both engines, and everything that `--check` has to find."""
 
-import io
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pypdf import PdfReader
+from pdfs import pages_of, squeezed, text_of
 
 from kdlib import __main__ as cli
 from kdlib import evidence, records
@@ -247,20 +246,6 @@ def nasty(folder):
     made = report.read(folder, RULES)
     report.make(made)
     return made
-
-
-def pages_of(pdf):
-    """The text of each page without spaces, which not every reader finds where they are."""
-    pages = PdfReader(io.BytesIO(pdf)).pages
-    return [re.sub(r"\s", "", page.extract_text()) for page in pages]
-
-
-def text_of(pdf):
-    return "".join(pages_of(pdf))
-
-
-def squeezed(text):
-    return re.sub(r"\s", "", text)
 
 
 def test_hostile_names_are_printed_by_typst(folder):
