@@ -853,6 +853,25 @@ def test_addresses_that_fit_no_commit_give_no_counts(folder, committed):
     assert repository.look(folder, team.load(folder / team.FILE).members).commits == (None,) * 3
 
 
+def test_git_starts_nothing_that_a_folder_asks_for(folder, committed, capsys):
+    report.make(report.read(folder, RULES))
+    (folder / ".gitattributes").write_text("*.typ filter=x\n*.bib filter=a=b\n")
+    committed("add", "-A")
+    committed("commit", "-q", "-m", "attributes")
+    mark = folder.parent / "ran"
+    program = f"touch '{mark}'; cat"
+    for name in ("core.fsmonitor", "core.sshCommand", "filter.x.clean", "filter.a=b.clean"):
+        committed("config", name, program)
+    committed("config", "filter.x.required", "true")
+    change(folder / "report.typ", "a laptop", "the laptop")
+    os.utime(folder / "references.bib", (0, 0))
+    command_line = ["report", str(folder), "--check"]
+    assert cli.main(command_line) == 0, capsys.readouterr().out
+    assert repository.look(folder, ()).commit.endswith("+") and not mark.exists()
+    committed("status")
+    assert mark.exists(), "Git itself would have started it"
+
+
 def test_without_git_there_is_no_commit(folder, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
     state = repository.look(folder, team.load(folder / team.FILE).members)
