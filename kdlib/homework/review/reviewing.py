@@ -16,6 +16,7 @@ from kdlib.homework.course import Course
 from kdlib.homework.review import (
     handed_in,
     history,
+    numbers,
     people,
     running,
     similarity,
@@ -23,12 +24,12 @@ from kdlib.homework.review import (
     tampering,
     text,
 )
-from kdlib.homework.review.findings import FLAGS, NOTE, RED, Answer, Finding, Passage, Table
+from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED, Answer, Finding, Passage, Table
 from kdlib.homework.review.handed_in import HandedIn, Kit
 from kdlib.homework.review.running import Clock
 from kdlib.homework.review.similarity import Program
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,20 @@ class Review:
         """Of all flags."""
         return [one for answer in self.answers.values() for one in answer.findings]
 
-    def count(self, severity: str, flag: str | None = None) -> int:
-        """How many findings of a severity there are, of one flag or of all."""
-        return sum(one.severity == severity and flag in (None, one.flag) for one in self.findings)
+    def state(self, flag: str) -> str:
+        """The worst that was found: "red", else "green" if something is, else "note"."""
+        seen = {one.severity for one in self.answers[flag].findings}
+        return next((one for one in (RED, GREEN) if one in seen), NOTE)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{severity: how many flags are in this state}, as every page and table counts."""
+        states = [self.state(flag) for flag in self.answers]
+        return {severity: states.count(severity) for severity in (RED, GREEN, NOTE)}
+
+    def told(self) -> str:
+        """These counts in words."""
+        return ", ".join(f"{count} {severity}" for severity, count in self.counts.items())
 
     def with_answer(self, flag: str, answer: Answer) -> Review:
         """The same with another answer."""
@@ -143,7 +155,7 @@ def _functions(found: HandedIn, clock: Clock) -> dict[str, Callable[[], Answer]]
         "tasks": lambda: people.tasks(found),
         "tampering": lambda: tampering.tampering(found),
         "similarity": lambda: Answer.note("similarity", "not compared with other teams"),
-        "unbound_numbers": lambda: text.unbound_numbers(found),
+        "unbound_numbers": lambda: numbers.unbound_numbers(found),
         "sources": lambda: text.sources_(found),
         "notebooks": lambda: stored.notebooks(found),
         "conclusions": lambda: text.conclusions(found),
@@ -163,8 +175,7 @@ def as_json(found: Review) -> str:
     content: dict[str, Any] = {
         "format": FORMAT,
         **{name: getattr(found, name) for name in _PLAIN},
-        "red": found.count(RED),
-        "notes": found.count(NOTE),
+        "flags": found.counts,
         "findings": [one._asdict() for one in found.findings],
         "details": {
             flag: {

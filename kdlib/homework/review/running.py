@@ -26,12 +26,11 @@ from kdlib.homework import (
     generated,
     report,
     sandbox,
-    sources,
     untrusted,
 )
 from kdlib.homework.building import Built
 from kdlib.homework.review import cells
-from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, some
+from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import HandedIn
 from kdlib.homework.review.history import Work
 from kdlib.homework.sandbox import PROJECT, RESULTS, Limits
@@ -68,6 +67,10 @@ class Clock:
         """Seconds."""
         return max(0.0, self.end - time.monotonic())
 
+    def share(self, percent: int) -> float:
+        """Seconds that are kept for what comes later."""
+        return self.seconds * percent / 100
+
 
 # Records
 
@@ -83,7 +86,7 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
         found.append(
             Finding(
                 "reproducibility", RED,
-                f"none of the {len(runs)} records can be repeated from its file: "
+                f"none of {counted(len(runs), 'record')} can be repeated from its file: "
                 f"{some(sorted({run.obstacle or 'no recipe' for run in runs}), 2)}", "runs/",
             )
         )  # fmt: skip
@@ -93,12 +96,14 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     if not clock.run:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
-    sample = chosen(able, handed_in, clock)
-    told, rows, repeated = _sampled(handed_in, sample, clock)
+    compared = _compared(handed_in)
+    kept = clock.share(handed_in.course.review.notebooks) if compared else 0.0
+    sample = chosen(able, handed_in, clock.seconds - kept, clock.seed)
+    told, rows, repeated = _sampled(handed_in, sample, clock, kept)
     found += [
         *told,
-        *_too_long(able, sample, handed_in, clock),
-        *_notebooks_again(handed_in, clock),
+        *_too_long(able, sample, handed_in, clock.seconds - kept),
+        *_notebooks_again(handed_in, compared, clock),
     ]
     evidence = (
         f"{repeated} of {len(sample)} sampled records ({len(runs)} in all, sample seed "
@@ -122,18 +127,23 @@ def _paths(handed_in: HandedIn, sample: Sample) -> list[Path]:
 
 
 def _sampled(
-    handed_in: HandedIn, sample: Sample, clock: Clock
+    handed_in: HandedIn, sample: Sample, clock: Clock, kept: float
 ) -> tuple[list[Finding], list[tuple[str, ...]], int]:
-    """What is wrong with the records of a sample, the rows of their table, how many repeat."""
+    """What is wrong with the records of a sample, the rows of their table, how many repeat.
+
+    Args:
+        kept: seconds that must be left for the notebooks.
+    """
     found: list[Finding] = []
     rows: list[tuple[str, ...]] = []
     repeated = 0
     for (_, epochs), path in zip(sample, _paths(handed_in, sample)):
         name = handed_in.relative(path)
-        if clock.left < LEAST:
+        seconds = clock.left - kept
+        if seconds < LEAST:
             found.append(Finding("reproducibility", NOTE, "no time was left: not repeated", name))
             continue
-        told, answer = _repeat(handed_in, path, epochs, clock)
+        told, answer = _repeat(handed_in, path, epochs, seconds, clock)
         found += [told] if told else []
         if answer is not None:
             rows += _rows(answer, name)
@@ -141,14 +151,20 @@ def _sampled(
     return found, rows, repeated
 
 
-def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> Sample:
+def chosen(runs: list[Run], handed_in: HandedIn, seconds: float, seed: int) -> Sample:
     """A sample with an equal number of each experiment, as far as the time goes.
+
+    Args:
+        runs: to draw from.
+        handed_in: whose course says how many, and what a run costs.
+        seconds: for all of them.
+        seed: of the draw.
 
     Returns:
         (run, epochs): None for the whole run; a number for its first epochs, where the whole
         does not fit, which serves those experiments of which no run fits.
     """
-    draw = random.Random(clock.seed)
+    draw = random.Random(seed)
     by_experiment: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.experiment, run.filename)):
         by_experiment.setdefault(run.experiment, []).append(run)
@@ -160,7 +176,7 @@ def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> Sample:
         for own in by_experiment.values()
         if place < len(own)
     ]
-    rules, left = handed_in.course.review, clock.seconds
+    rules, left = handed_in.course.review, seconds
     found: Sample = []
     for run in order:
         costs = cost(run, handed_in)
@@ -198,13 +214,13 @@ def _epochs_within(run: Run, left: float, handed_in: HandedIn) -> int:
 
 
 def _too_long(
-    runs: list[Run], sample: Sample, handed_in: HandedIn, clock: Clock
+    runs: list[Run], sample: Sample, handed_in: HandedIn, seconds: float
 ) -> Iterator[Finding]:
     """A note for each experiment of which nothing was repeated, or only the first epochs."""
     epochs_of = {run.experiment: epochs for run, epochs in sample}
     for name in dict.fromkeys(run.experiment for run in runs):
         shortest = min(cost(run, handed_in) for run in runs if run.experiment == name)
-        if epochs_of.get(name, 0) is None or shortest <= clock.seconds:
+        if epochs_of.get(name, 0) is None or shortest <= seconds:
             continue
         epochs = epochs_of.get(name)
         told = f"experiment {name!r}: its shortest run takes about {shortest / 60:.0f} minutes, "
@@ -213,7 +229,7 @@ def _too_long(
 
 
 def _repeat(
-    handed_in: HandedIn, path: Path, epochs: int | None, clock: Clock
+    handed_in: HandedIn, path: Path, epochs: int | None, most: float, clock: Clock
 ) -> tuple[Finding | None, Repetition | None]:
     """Run a record again; what is wrong with it, and the comparison if there is one."""
     name, run = handed_in.relative(path), handed_in.runs[path]
@@ -224,7 +240,7 @@ def _repeat(
     inside = path.relative_to(handed_in.folder).as_posix()
     line = [sys.executable, "-c", REPEAT, "repeat", "--observed", "--own-code", inside]
     line += ["--epochs", str(epochs)] if epochs else []
-    seconds = min(clock.left, handed_in.course.review.slower * cost(run, handed_in))
+    seconds = min(most, handed_in.course.review.slower * cost(run, handed_in))
     done = sandbox.run(
         line, handed_in.folder, folder=PROJECT, trust=clock.trust,
         environment={"KDLIB_PROGRESS": "0"}, limits=Limits(seconds=seconds),
@@ -314,28 +330,41 @@ def _rows(found: Repetition, name: str, most: int = 8) -> list[tuple[str, ...]]:
 # Notebooks
 
 
-def _notebooks_again(handed_in: HandedIn, clock: Clock) -> Iterator[Finding]:
-    """A finding for each notebook whose stored outputs are not those that it gives."""
-    for name in handed_in.notebooks():
-        content = (handed_in.tree / name).read_bytes()
-        if not any(cell.outputs for cell in cells.read(content)):
-            continue  # nothing to compare: flag `notebooks`
-        needed = _reference_seconds(content)
+def _compared(handed_in: HandedIn) -> list[str]:
+    """Notebooks with stored outputs, those that say that they take long at the end."""
+    contents = {name: (handed_in.tree / name).read_bytes() for name in handed_in.notebooks()}
+    names = [
+        name for name, content in contents.items()
+        if any(cell.outputs for cell in cells.read(content))  # else: flag `notebooks`
+    ]  # fmt: skip
+    return sorted(names, key=lambda name: _reference_seconds(contents[name]))
+
+
+def _notebooks_again(handed_in: HandedIn, names: list[str], clock: Clock) -> Iterator[Finding]:
+    """A finding for each notebook: whether its stored outputs are those that it gives.
+
+    Each may take an equal part of the time that is left, or twice what it says that it needs.
+    """
+    for place, name in enumerate(names):
+        needed = _reference_seconds((handed_in.tree / name).read_bytes())
         if clock.left < max(LEAST, needed):
             yield Finding(
                 "reproducibility", NOTE, "no time was left: the notebook was not run again", name
             )
             continue
+        seconds = min(clock.left, max(LEAST, 2 * needed, clock.left / (len(names) - place)))
         done = untrusted.run_notebook(
-            name, handed_in.tree, limits=Limits(seconds=clock.left), trust=clock.trust
+            name, handed_in.tree, limits=Limits(seconds=seconds), trust=clock.trust
         )
         if done.stopped == "time":
-            yield Finding("reproducibility", NOTE, "too long: the notebook did not end", name)
+            evidence = f"too long: the notebook did not end in {seconds:.0f} s"
+            yield Finding("reproducibility", NOTE, evidence, name)
         elif done.returncode == 0:
             yield Finding("reproducibility", GREEN, "the notebook gives its stored outputs", name)
         elif done.returncode != 5:
             said = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-            told = f"{len(said)} cells: {some(said, 2)}" if said else done.stopped or "it fails"
+            told = f"{counted(len(said), 'cell')}: {some(said, 2)}" if said else ""
+            told = told or done.stopped or "it fails"
             told = f"the notebook does not give its stored outputs ({told[:300]})"
             yield Finding("reproducibility", RED, told, name)
 
@@ -359,30 +388,42 @@ def exercises(handed_in: HandedIn, clock: Clock, works: dict[str, Work]) -> Answ
             copies[name] = (content, asked)
     if not copies:
         return Answer.note("exercises", "no copies of the course's notebooks are handed in")
-    found, rows, totals = [], [], {"correct": 0, "not yet": 0, "to do": 0}
+    found, totals = [], {"correct": 0, "not yet": 0, "to do": 0}
+    rows: list[tuple[str, ...]] = []
+    done = 0  # exercises that were checked
     for name, (content, asked) in copies.items():
-        stored = _stored(content)
         states, problem = _checked(handed_in, name, clock, asked)
         if problem:
-            found.append(Finding("exercises", NOTE, problem, name))
-        counted = {state: sum(one == state for one in states.values()) for state in totals}
-        totals = {state: totals[state] + counted[state] for state in totals}
-        numbers = (str(counted[state]) if not problem else "?" for state in totals)
-        rows.append((name, _writer(name, works), *numbers))
+            evidence = f"{counted(len(asked), 'exercise')} not checked: {problem}"
+            found.append(Finding("exercises", NOTE, evidence, name))
+            rows.append((name, _writer(name, works), "?", "?", "?"))
+            continue
+        done += len(asked)
+        numbers = {state: sum(one == state for one in states.values()) for state in totals}
+        totals = {state: totals[state] + numbers[state] for state in totals}
+        rows.append((name, _writer(name, works), *map(str, numbers.values())))
+        stored = _stored(content)
         wrong = [key for key in stored if stored[key] == "correct" != states.get(key, "correct")]
         if wrong:
             evidence = f"stored as correct, but not with the pristine kit: {some(wrong)}"
             found.append(Finding("exercises", RED, evidence, name))
     all_asked = sum(len(asked) for _, asked in copies.values())
-    evidence = f"{totals['correct']} of {all_asked} exercises solved in {len(copies)} notebooks"
-    evidence += f", {totals['not yet']} wrong, {totals['to do']} to do" if clock.run else ""
-    severity = GREEN if totals["correct"] == all_asked else NOTE
-    head = ("notebook", "mostly by", "solved", "wrong", "to do")
-    commands = tuple(f"python -m kdlib run '{name}'" for name in copies)
-    return Answer.of(
-        found, Finding("exercises", severity, evidence),
-        tables=(Table("Exercises, checked again", head, tuple(rows)),), commands=commands,
+    table = Table(
+        "Exercises, checked again", ("notebook", "mostly by", "solved", "wrong", "to do"),
+        tuple(rows),
     )  # fmt: skip
+    commands = tuple(f"python -m kdlib run '{name}'" for name in copies)
+    if not done:
+        return Answer(tuple(found), tables=(table,), commands=commands)
+    evidence = (
+        f"{totals['correct']} of {counted(done, 'exercise')} solved, {totals['not yet']} wrong, "
+        f"{totals['to do']} to do"
+    )
+    evidence += f"; {all_asked - done} not checked" if done < all_asked else ""
+    severity = GREEN if totals["correct"] == all_asked else NOTE
+    return Answer.of(
+        found, Finding("exercises", severity, evidence), tables=(table,), commands=commands
+    )
 
 
 def _asked(content: bytes) -> list[str]:
@@ -410,12 +451,17 @@ def _checked(
     if not clock.run:
         return {}, NOT_RUN
     needed = _reference_seconds((handed_in.tree / name).read_bytes())
-    if clock.left < max(LEAST, needed):
-        return {}, "no time was left: the notebook was not run again"
+    later = 2 * clock.share(handed_in.course.review.notebooks)  # for the records and for comparison
+    seconds = clock.left - later
+    if seconds < max(LEAST, needed):
+        return {}, (
+            f"it may take {max(LEAST, needed):.0f} s, {max(0.0, seconds):.0f} s are left for it: "
+            "give a larger --budget"
+        )
     done = sandbox.run(
         [sys.executable, "-m", "kdlib", "run", f"{RESULTS}/{name}"], handed_in.tree,
         seed=handed_in.tree, folder=RESULTS, trust=clock.trust,
-        limits=Limits(seconds=clock.left),
+        limits=Limits(seconds=seconds),
     )  # fmt: skip
     if done.stopped:
         return {}, f"too long: it was stopped at the limit of {done.stopped}"
@@ -427,8 +473,8 @@ def _checked(
 
 def _writer(name: str, works: dict[str, Work]) -> str:
     """Who wrote most of a notebook's lines."""
-    best = max(works.values(), key=lambda work: work.lines[name], default=None)
-    return best.name if best is not None and best.lines[name] else "nobody"
+    best = max(works.values(), key=lambda work: work.lines.get(name, 0), default=None)
+    return best.name if best is not None and name in best.lines else "nobody"
 
 
 # The report
@@ -467,7 +513,7 @@ def _unbuilt(handed_in: HandedIn, built: Built, where: str) -> Finding:
     if handed_in.source is not None and handed_in.report is not None:
         found = handed_in.report.results
         told += checks.unknown(handed_in.source, found)
-        told += checks.uncited(handed_in.source, found, _keys(handed_in))
+        told += checks.uncited(handed_in.source, handed_in.bibliography)
         told += checks.structure(handed_in.source)
     place = re.match(r"[^\s:]+:\d+:", built.problem)
     known = place is not None and any(line.startswith(place[0]) for line in told)
@@ -489,10 +535,3 @@ def _stored_pages(handed_in: HandedIn) -> Answer:
         return Answer((Finding("page_limit", GREEN, evidence, where),))
     evidence = f"{building.PDF} has {count} pages; how many are text is counted when it is built"
     return Answer((Finding("page_limit", NOTE, evidence, where),))
-
-
-def _keys(handed_in: HandedIn) -> set[str]:
-    try:
-        return sources.bibliography(handed_in.folder / sources.BIBLIOGRAPHY)
-    except ValueError:
-        return set()
