@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,19 @@ from teams import ANNA, BORIS, RULES, VERA, change, commit, git, notebook, write
 
 from kdlib import __main__ as cli
 from kdlib.homework import course, sandbox
-from kdlib.homework.review import cells, cohort, findings, kit, page, reviewing, running, stored
+from kdlib.homework.review import (
+    cells,
+    clock,
+    cohort,
+    executed,
+    findings,
+    kit,
+    needs,
+    page,
+    reviewing,
+    running,
+    stored,
+)
 from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED
 from kdlib.homework.review.reviewing import Failed, Options
 from kdlib.records import Run
@@ -724,7 +737,7 @@ def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
         write(team, f"{name}.ipynb", notebook(("print(1)", 1, "1\n", [])))
     given_to = {"records": [], "notebooks": []}
 
-    def repeat(handed_in, path, epochs, most, clock):
+    def repeat(handed_in, path, epochs, most, watch):
         given_to["records"].append(most)
         return None, None
 
@@ -733,14 +746,14 @@ def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
         return sandbox.Finished(0, "", "", "")
 
     now = [0.0]
-    monkeypatch.setattr(running, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(running, "_repeat", repeat)
-    monkeypatch.setattr(running.untrusted, "run_notebook", again)
+    monkeypatch.setattr(executed.untrusted, "run_notebook", again)
     with handed_in.copied(team, few(notebooks=40), given) as copy:
-        clock = running.Clock(True, True, 1000.0, 7)
-        found = running.reproducibility(copy, clock)
+        watch = clock.Clock(True, True, 1000.0, 7)
+        found = running.reproducibility(copy, watch)
         now[0] = 580.0
-        late = running.reproducibility(copy, clock)
+        late = running.reproducibility(copy, watch)
     assert given_to["records"] == [600.0] * 6 + [20.0] * 6
     assert given_to["notebooks"] == [500.0, 1000.0, 210.0, 420.0]
     wanted = [("a.ipynb", GREEN), ("b.ipynb", GREEN)]
@@ -817,7 +830,28 @@ def test_what_runs_is_confined_and_may_not_excuse_itself(team, look, tmp_path):
 )
 def test_only_what_fits_the_record_excuses_it(error, severity):
     run = Run("e", "m", 0, repeat={"call": "kdlib.data:published", "args": ["cifar10"]})
-    assert running._failure(error, run)[0] == severity
+    team = SimpleNamespace(entries={}, text=str)
+    assert running._failure(error, run, team)[0] == severity
+
+
+def test_what_is_missing_is_told_as_the_team_declares_it():
+    files = {
+        "requirements.txt": "torch>=2\nnowhere-x[all]>=1.2,<2 ; python_version > '3'  # ours\n"
+        "--index-url https://evil.example\nevil @ https://evil.example/e.whl\n-e .\n../x.whl\n"
+        "git+https://evil.example/x\n" + "!" * 150 + "\n" + "a-" * 9000,
+        "code/pyproject.toml": "[project]\ndependencies = ['nowhere-y', 5]",
+        "other.txt": "nowhere-z",
+    }
+    team = SimpleNamespace(entries=files, text=files.get)
+    text = needs.told(team, "nowhere_x")
+    assert (
+        "needs the module 'nowhere_x'" in text and "requirements.txt, code/pyproject.toml" in text
+    )
+    asked = ["nowhere-x[all]>=1.2,<2 ; python_version > '3'", "nowhere-y"]
+    command = shlex.split(re.search("`(.*)`", text)[1])
+    assert command == ["pip", "install", "--only-binary=:all:", *asked]
+    team = SimpleNamespace(entries={}, text=str)
+    assert "ask the team which one it is" in needs.told(team, "nowhere_x")
 
 
 # The command

@@ -96,7 +96,7 @@ def main(arguments: argparse.Namespace) -> int:
             if finding.severity == RED:
                 place = f"{finding.where}: " if finding.where else ""
                 print(f"{finding.flag}: {place}{finding.evidence}")
-        print(f"{one.name}: {one.told()} flags")
+        print(f"{one.name}: flags: {one.told()}")
     if len(found) > 1:
         print(arguments.out / cohort.COHORT_PAGE)
     elif not isinstance(found[0], Failed):

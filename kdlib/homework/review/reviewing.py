@@ -14,8 +14,10 @@ from typing import Any
 from kdlib import __version__
 from kdlib.homework.course import Course
 from kdlib.homework.review import (
+    executed,
     handed_in,
     history,
+    length,
     numbers,
     people,
     running,
@@ -24,9 +26,9 @@ from kdlib.homework.review import (
     tampering,
     text,
 )
+from kdlib.homework.review.clock import Clock
 from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED, Answer, Finding, Passage, Table
 from kdlib.homework.review.handed_in import HandedIn, Kit
-from kdlib.homework.review.running import Clock
 from kdlib.homework.review.similarity import Program
 
 FORMAT = 2
@@ -161,8 +163,8 @@ def _functions(found: HandedIn, clock: Clock) -> dict[str, Callable[[], Answer]]
         "conclusions": lambda: text.conclusions(found),
         "figures": lambda: text.figures(found),
         "failed_attempts": lambda: text.failed_attempts(found),
-        "page_limit": lambda: running.page_limit(found, clock),
-        "exercises": lambda: running.exercises(found, clock, works),
+        "page_limit": lambda: length.page_limit(found, clock),
+        "exercises": lambda: executed.exercises(found, clock, works),
         "reproducibility": lambda: running.reproducibility(found, clock),
     }
 

@@ -1,7 +1,7 @@
-"""Flags that need something of the team's to run: in the sandbox, or not at all.
+"""The flag about records: a sample of them runs again, in the sandbox or not at all.
 
 What runs can say whatever it likes. So only values come out, and this process compares them with
-the records; and what a notebook says about its exercises counts only where it contains the checks.
+the records.
 """
 
 from __future__ import annotations
@@ -12,67 +12,22 @@ import math
 import random
 import re
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdlib import repetition
-from kdlib.engine import notebooks
-from kdlib.homework import (
-    building,
-    checks,
-    generated,
-    report,
-    sandbox,
-    untrusted,
-)
-from kdlib.homework.building import Built
-from kdlib.homework.review import cells
+from kdlib.homework import sandbox
+from kdlib.homework.review import executed, needs
+from kdlib.homework.review.clock import LEAST, NOT_RUN, Clock
 from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import HandedIn
-from kdlib.homework.review.history import Work
-from kdlib.homework.sandbox import PROJECT, RESULTS, Limits
+from kdlib.homework.sandbox import PROJECT, Limits
 from kdlib.records import Run
 from kdlib.repetition import Observed, Repetition
 
-NOT_RUN = "nothing was run (--no-run)"
 # The team's folder comes last on the path: a record may name its modules, none may stand for ours.
 REPEAT = "import sys; sys.path.append('.'); from kdlib.__main__ import main; sys.exit(main())"
-LEAST = 10.0  # seconds that are worth a start
-
-
-@dataclass
-class Clock:
-    """How things are run, and how long that may still take.
-
-    Attributes:
-        run: whether anything is.
-        trust: without a sandbox.
-        seconds: for all of it.
-        seed: of the sample.
-    """
-
-    run: bool
-    trust: bool
-    seconds: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.end = time.monotonic() + self.seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return max(0.0, self.end - time.monotonic())
-
-    def share(self, percent: int) -> float:
-        """Seconds that are kept for what comes later."""
-        return self.seconds * percent / 100
-
-
-# Records
 
 
 def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
@@ -96,14 +51,14 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     if not clock.run:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
-    compared = _compared(handed_in)
+    compared = executed.compared(handed_in)
     kept = clock.share(handed_in.course.review.notebooks) if compared else 0.0
     sample = chosen(able, handed_in, clock.seconds - kept, clock.seed)
     told, rows, repeated = _sampled(handed_in, sample, clock, kept)
     found += [
         *told,
         *_too_long(able, sample, handed_in, clock.seconds - kept),
-        *_notebooks_again(handed_in, compared, clock),
+        *executed.again(handed_in, compared, clock),
     ]
     evidence = (
         f"{repeated} of {len(sample)} sampled records ({len(runs)} in all, sample seed "
@@ -255,7 +210,7 @@ def _repeat(
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:200]
         return told(RED, f"it does not run again: {said}")
     if "error" in answer:
-        return told(*_failure(answer, run))
+        return told(*_failure(answer, run, handed_in))
     observed = _observed(answer)
     if observed is None:
         return told(RED, "what came out are no values of a run")
@@ -268,15 +223,12 @@ def _repeat(
     return None, found
 
 
-def _failure(answer: dict[str, Any], run: Run) -> tuple[str, str]:
+def _failure(answer: dict[str, Any], run: Run, handed_in: HandedIn) -> tuple[str, str]:
     """Severity and evidence of an error. What ran may say anything, so notes are for what fits."""
     kind, text = str(answer.get("kind")), str(answer["error"])[:300]
     missing = re.search(r"No module named '(\w+)", text)
     if missing and missing[1] != "kdlib" and not importlib.util.find_spec(missing[1]):
-        return NOTE, (
-            f"it needs the package that holds {missing[1]!r}: "
-            "`pip install --only-binary=:all: PACKAGE` into this environment, then review again"
-        )
+        return NOTE, needs.told(handed_in, missing[1])
     data = re.match(r"data set ('[\w-]+') is not complete", text)
     if data and data[1].strip("'") in json.dumps(run.repeat):
         return NOTE, f"it needs the data set {data[1]}, which is not here: `data.load({data[1]})`"
@@ -325,213 +277,3 @@ def _rows(found: Repetition, name: str, most: int = 8) -> list[tuple[str, ...]]:
         )
         for metric, recorded, observed, room in listed
     ]  # fmt: skip
-
-
-# Notebooks
-
-
-def _compared(handed_in: HandedIn) -> list[str]:
-    """Notebooks with stored outputs, those that say that they take long at the end."""
-    contents = {name: (handed_in.tree / name).read_bytes() for name in handed_in.notebooks()}
-    names = [
-        name for name, content in contents.items()
-        if any(cell.outputs for cell in cells.read(content))  # else: flag `notebooks`
-    ]  # fmt: skip
-    return sorted(names, key=lambda name: _reference_seconds(contents[name]))
-
-
-def _notebooks_again(handed_in: HandedIn, names: list[str], clock: Clock) -> Iterator[Finding]:
-    """A finding for each notebook: whether its stored outputs are those that it gives.
-
-    Each may take an equal part of the time that is left, or twice what it says that it needs.
-    """
-    for place, name in enumerate(names):
-        needed = _reference_seconds((handed_in.tree / name).read_bytes())
-        if clock.left < max(LEAST, needed):
-            yield Finding(
-                "reproducibility", NOTE, "no time was left: the notebook was not run again", name
-            )
-            continue
-        seconds = min(clock.left, max(LEAST, 2 * needed, clock.left / (len(names) - place)))
-        done = untrusted.run_notebook(
-            name, handed_in.tree, limits=Limits(seconds=seconds), trust=clock.trust
-        )
-        if done.stopped == "time":
-            evidence = f"too long: the notebook did not end in {seconds:.0f} s"
-            yield Finding("reproducibility", NOTE, evidence, name)
-        elif done.returncode == 0:
-            yield Finding("reproducibility", GREEN, "the notebook gives its stored outputs", name)
-        elif done.returncode != 5:
-            said = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-            told = f"{counted(len(said), 'cell')}: {some(said, 2)}" if said else ""
-            told = told or done.stopped or "it fails"
-            told = f"the notebook does not give its stored outputs ({told[:300]})"
-            yield Finding("reproducibility", RED, told, name)
-
-
-def _reference_seconds(content: bytes) -> float:
-    """What a notebook says that it takes; 0 where it says nothing."""
-    try:
-        found = notebooks.stored_seconds(notebooks.parse(content, Path("notebook")))
-    except (ValueError, RecursionError):
-        return 0.0
-    return found or 0.0
-
-
-def exercises(handed_in: HandedIn, clock: Clock, works: dict[str, Work]) -> Answer:
-    """Copies of the course's notebooks, checked again with the pristine kit."""
-    copies = {}
-    for name in handed_in.notebooks():
-        content = (handed_in.tree / name).read_bytes()
-        asked = _asked(content)
-        if asked:
-            copies[name] = (content, asked)
-    if not copies:
-        return Answer.note("exercises", "no copies of the course's notebooks are handed in")
-    found, totals = [], {"correct": 0, "not yet": 0, "to do": 0}
-    rows: list[tuple[str, ...]] = []
-    done = 0  # exercises that were checked
-    for name, (content, asked) in copies.items():
-        states, problem = _checked(handed_in, name, clock, asked)
-        if problem:
-            evidence = f"{counted(len(asked), 'exercise')} not checked: {problem}"
-            found.append(Finding("exercises", NOTE, evidence, name))
-            rows.append((name, _writer(name, works), "?", "?", "?"))
-            continue
-        done += len(asked)
-        numbers = {state: sum(one == state for one in states.values()) for state in totals}
-        totals = {state: totals[state] + numbers[state] for state in totals}
-        rows.append((name, _writer(name, works), *map(str, numbers.values())))
-        stored = _stored(content)
-        wrong = [key for key in stored if stored[key] == "correct" != states.get(key, "correct")]
-        if wrong:
-            evidence = f"stored as correct, but not with the pristine kit: {some(wrong)}"
-            found.append(Finding("exercises", RED, evidence, name))
-    all_asked = sum(len(asked) for _, asked in copies.values())
-    table = Table(
-        "Exercises, checked again", ("notebook", "mostly by", "solved", "wrong", "to do"),
-        tuple(rows),
-    )  # fmt: skip
-    commands = tuple(f"python -m kdlib run '{name}'" for name in copies)
-    if not done:
-        return Answer(tuple(found), tables=(table,), commands=commands)
-    evidence = (
-        f"{totals['correct']} of {counted(done, 'exercise')} solved, {totals['not yet']} wrong, "
-        f"{totals['to do']} to do"
-    )
-    evidence += f"; {all_asked - done} not checked" if done < all_asked else ""
-    severity = GREEN if totals["correct"] == all_asked else NOTE
-    return Answer.of(
-        found, Finding("exercises", severity, evidence), tables=(table,), commands=commands
-    )
-
-
-def _asked(content: bytes) -> list[str]:
-    """Numbers of the exercises that a notebook checks, in their order."""
-    text = "\n".join(cell.source for cell in cells.read(content) if cell.kind == "code")
-    return list(dict.fromkeys(re.findall(r"""\bcheck\(\s*["'](\d+\.\d+)["']\s*,""", text)))
-
-
-def _stored(content: bytes) -> dict[str, str]:
-    """{exercise: state} as the outputs of a notebook say."""
-    try:
-        found = notebooks.checks(notebooks.parse(content, Path("notebook")))
-    except (ValueError, RecursionError):
-        return {}
-    return {one.name: one.state for one in found}
-
-
-_STATE = re.compile(r"^  (correct: |not yet: |\[to do\] )(\d+\.\d+)\b", re.MULTILINE)
-
-
-def _checked(
-    handed_in: HandedIn, name: str, clock: Clock, asked: list[str]
-) -> tuple[dict[str, str], str]:
-    """{exercise: state} with the pristine kit, and why there is none."""
-    if not clock.run:
-        return {}, NOT_RUN
-    needed = _reference_seconds((handed_in.tree / name).read_bytes())
-    later = 2 * clock.share(handed_in.course.review.notebooks)  # for the records and for comparison
-    seconds = clock.left - later
-    if seconds < max(LEAST, needed):
-        return {}, (
-            f"it may take {max(LEAST, needed):.0f} s, {max(0.0, seconds):.0f} s are left for it: "
-            "give a larger --budget"
-        )
-    done = sandbox.run(
-        [sys.executable, "-m", "kdlib", "run", f"{RESULTS}/{name}"], handed_in.tree,
-        seed=handed_in.tree, folder=RESULTS, trust=clock.trust,
-        limits=Limits(seconds=seconds),
-    )  # fmt: skip
-    if done.stopped:
-        return {}, f"too long: it was stopped at the limit of {done.stopped}"
-    words = {"correct: ": "correct", "not yet: ": "not yet", "[to do] ": "to do"}
-    found = {number: words[state] for state, number in _STATE.findall(done.stdout)}
-    states = {number: state for number, state in found.items() if number in asked}
-    return states, "" if states else "it does not run: " + done.stderr.strip()[-200:]
-
-
-def _writer(name: str, works: dict[str, Work]) -> str:
-    """Who wrote most of a notebook's lines."""
-    best = max(works.values(), key=lambda work: work.lines.get(name, 0), default=None)
-    return best.name if best is not None and name in best.lines else "nobody"
-
-
-# The report
-
-
-def page_limit(handed_in: HandedIn, clock: Clock) -> Answer:
-    """The length of the body, as the engine counts it; without a run, that of the stored PDF."""
-    if handed_in.main is None:
-        return Answer.note("page_limit", "there is no text of a report that could be built")
-    if not clock.run:
-        return _stored_pages(handed_in)
-    where = handed_in.relative(handed_in.main)
-    try:
-        if handed_in.report and not (handed_in.folder / generated.JSON).is_file():
-            report.make(handed_in.report)  # the team did not commit it; the engine needs it
-        built = untrusted.build_report(handed_in.folder, handed_in.main.name, trust=clock.trust)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return Answer((Finding("page_limit", NOTE, f"the pages are not counted: {error}", where),))
-    if built.pdf is None:
-        return Answer((_unbuilt(handed_in, built, where),))
-    most = handed_in.course.rules.pages
-    if built.body is None:  # not the kit's layout
-        evidence = f"{built.pages} pages in all; where the text ends is not marked; at most {most}"
-        severity = GREEN if built.pages <= most else NOTE
-        return Answer((Finding("page_limit", severity, evidence, where),))
-    wrong = tuple(checks.of_pages(built.body, handed_in.course))
-    if wrong:
-        return Answer((Finding("page_limit", RED, wrong[0], where),))
-    evidence = f"the text ends on page {built.body} of at most {most}; {built.pages} pages in all"
-    return Answer((Finding("page_limit", GREEN, evidence, where),))
-
-
-def _unbuilt(handed_in: HandedIn, built: Built, where: str) -> Finding:
-    """Red, unless another flag names the place: an unknown key or citation stops the engine."""
-    told: list[str] = []
-    if handed_in.source is not None and handed_in.report is not None:
-        found = handed_in.report.results
-        told += checks.unknown(handed_in.source, found)
-        told += checks.uncited(handed_in.source, handed_in.bibliography)
-        told += checks.structure(handed_in.source)
-    place = re.match(r"[^\s:]+:\d+:", built.problem)
-    known = place is not None and any(line.startswith(place[0]) for line in told)
-    severity = NOTE if known or handed_in.report is None else RED
-    return Finding("page_limit", severity, f"the report does not build: {built.problem}", where)
-
-
-def _stored_pages(handed_in: HandedIn) -> Answer:
-    path, most = handed_in.folder / building.PDF, handed_in.course.rules.pages
-    if not path.is_file():
-        return Answer.note("page_limit", f"{NOT_RUN}, and no {building.PDF} is stored")
-    try:
-        count = building.pages(path.read_bytes())
-    except Exception as error:  # of a file that claims to be a PDF
-        return Answer.note("page_limit", f"{building.PDF} cannot be read: {type(error).__name__}")
-    where = handed_in.relative(path)
-    if count <= most:
-        evidence = f"{building.PDF} has {count} pages, references included; at most {most} of text"
-        return Answer((Finding("page_limit", GREEN, evidence, where),))
-    evidence = f"{building.PDF} has {count} pages; how many are text is counted when it is built"
-    return Answer((Finding("page_limit", NOTE, evidence, where),))
