@@ -379,6 +379,30 @@ $ x $ <eq-1> // @comment
     assert told.startswith("report.typ:2: nothing carries the label 'fig-lost'")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "\n",
+        "/* ",
+        "``` x ",
+        "#figure(",
+        "1.5 [1.",
+        ". @a.a ",
+        "\\begin{figure}",
+        "\\cite[",
+        "\\label{",
+    ],
+)
+def test_no_text_takes_long_to_read(part, tmp_path):
+    from kdlib.homework import sources
+
+    for name in ("report.typ", "report.tex"):
+        (tmp_path / name).write_text(part * (300_000 // len(part)))
+        start = time.process_time()
+        sources.read(tmp_path / name)
+        assert time.process_time() - start < 10, "minutes, where time grows with the square"
+
+
 LATEX = r"""\documentclass{article}
 \usepackage{graphicx}
 \begin{document}

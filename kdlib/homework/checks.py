@@ -360,7 +360,8 @@ def _history(folder: str | Path, state: Repository, found: Team) -> Iterator[str
     for member, said, counted in zip(found.members, state.commits, now):
         if said is not None and said > (counted or 0):
             yield (
-                f"{generated.JSON} says {said} commits of {member.name.of(found.language)}, Git "
+                f"{generated.JSON} says {said} commit{'s' * (said != 1)} of "
+                f"{member.name.of(found.language)}, Git "
                 f"counts {counted or 0}: {AGAIN}"
             )
 

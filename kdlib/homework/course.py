@@ -222,7 +222,7 @@ def _flags(entry: Entry) -> Flags:
 _COUNTS = {
     "share": 100, "strangers": 100, "words": 1000, "similar": 100, "passages": 1000,
     "largest": 10_000, "whole": 100_000, "commits": 1_000_000, "budget": 10_000,
-    "notebooks": 50, "repeats": 1000,
+    "notebooks": 40, "repeats": 1000,
     "start": 3600, "accelerator": 10_000, "slower": 1000,
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -84,29 +85,29 @@ _SYNTAX = {
         label=r"<([^\W\d][\w:.-]*)>|#label\(\s*\"([^\"\n]+)\"\s*\)",
         figure=r'#results-figure\(\s*"([^"]*)"',
         call=r"#(title|abstract|sources|contributions|reproducibility|references)\(|"
-        r"^\s*(title|abstract):",
+        r"^[ \t]*(title|abstract):",
     ),
     ".tex": _Syntax(
         comment=r"(?<!\\)%[^\n]*",
-        include=r"\\(?:input|include)\{([^}\n]+)\}",
-        section=r"\\kdsection\{([^}]*)\}",
-        key=r"\\result\{([^}]*)\}",
-        experiment=r"\\results(?:table|figure)\{([^}]*)\}",
-        cite=r"\\(?:no)?cite[a-zA-Z]*\*?(?:\[[^\]]*\])*\{([^}]*)\}",
+        include=r"\\(?:input|include)\{([^{}\n]+)\}",
+        section=r"\\kdsection\{([^{}]*)\}",
+        key=r"\\result\{([^{}]*)\}",
+        experiment=r"\\results(?:table|figure)\{([^{}]*)\}",
+        cite=r"\\(?:no)?cite[a-zA-Z]*\*?(?:\[[^\]\n]{0,300}\])*\{([^{}]*)\}",
         reference=r"(?!)",
-        label=r"\\label\{([^}]*)\}",
-        figure=r"\\resultsfigure\{([^}]*)\}",
+        label=r"\\label\{([^{}]*)\}",
+        figure=r"\\resultsfigure\{([^{}]*)\}",
         call=r"\\kd(sources|contributions|reproducibility|references)\b|"
         r"\\(title)\{|\\begin\{(abstract)\}",
     ),
 }
 _FIGURE = {
     ".typ": r"(?<![\w-])figure\((?!\s*table\b)",
-    ".tex": r"\\begin\{figure\*?\}(.*?)\\end\{figure\*?\}",
+    ".tex": r"\\begin\{figure\*?\}((?:(?!\\begin\{figure).)*?)\\end\{figure\*?\}",
 }
 _REFERENCE = {
     ".typ": r"(?<![\w.\\])@([^\W\d](?:[\w:.-]*\w)?)|#ref\(\s*<([^>\s]+)>",
-    ".tex": r"\\(?:auto|c|C|v|page|eq|name)?ref\*?\{([^}]*)\}",
+    ".tex": r"\\(?:auto|c|C|v|page|eq|name)?ref\*?\{([^{}]*)\}",
 }
 
 
@@ -129,8 +130,10 @@ def read(main: str | Path) -> Source:
     expanded = list(_lines(main.parent, main.name, syntax, set()))
     text = "\n".join(line for line, _ in expanded)
 
+    ends_of_lines = [found.start() for found in re.finditer("\n", text)]
+
     def where(position: int) -> str:
-        return expanded[text.count("\n", 0, position)][1]
+        return expanded[bisect.bisect_left(ends_of_lines, position)][1]
 
     def search(pattern: str) -> list[tuple[str, int]]:
         return [
@@ -179,22 +182,26 @@ def _figures(text: str, suffix: str, syntax: _Syntax) -> Iterator[tuple[str, int
     """(label, position) of each figure that is no table; "" where it has none."""
     for found in re.finditer(syntax.figure, text):
         yield f"figure-{found[1]}", found.start()
+    closed = _closed(text) if suffix == ".typ" else {}
     for found in re.finditer(_FIGURE[suffix], text, re.DOTALL):
         if suffix == ".tex":
             label = re.search(syntax.label, found[1])
         else:
-            label = re.match(r"\s*\]?\s*" + syntax.label, text[_closing(text, found.end()) :])
+            behind = re.compile(r"\s*\]?\s*(?:" + syntax.label + ")")
+            label = behind.match(text, closed.get(found.end() - 1, len(text)))
         yield (next(filter(None, label.groups())) if label else ""), found.start()
 
 
-def _closing(text: str, position: int) -> int:
-    """Behind the parenthesis that closes the one before `position`."""
-    depth = 1
-    for place in range(position, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if depth == 0:
-            return place + 1
-    return len(text)
+def _closed(text: str) -> dict[int, int]:
+    """{position of a parenthesis: behind the one that closes it}."""
+    found: dict[int, int] = {}
+    waiting: list[int] = []
+    for one in re.finditer(r"[()]", text):
+        if one[0] == "(":
+            waiting.append(one.start())
+        elif waiting:
+            found[waiting.pop()] = one.end()
+    return found
 
 
 def _referred(text: str, suffix: str) -> Iterator[str]:

@@ -52,7 +52,7 @@ _BEHIND = re.compile(
     re.IGNORECASE,
 )
 _BEFORE = re.compile(
-    rf"(?:accurac(?:y|ies)|точност\w*)(?:{_SPACE}(?:of|is|was|to|at|в|до|[=:—-]))?{_SPACE}$",
+    rf"(?:accurac(?:y|ies)|точност\w*)(?:{_SPACE}(?:of|is|was|в|[=:—-]))?{_SPACE}$",
     re.IGNORECASE,
 )
 # The end of a sentence, with citations behind its full stop; of a paragraph, an item, a row.

@@ -11,6 +11,7 @@ from kdlib.homework.review.findings import GREEN, RED, Answer, Finding, counted,
 from kdlib.homework.review.handed_in import HandedIn
 from kdlib.homework.review.history import source_lines
 
+MOST_IMPORTS = 10  # lines that a notebook may have in common with the course's and be its own
 # All spellings that make nbval (or nbclient) skip a cell, or not compare what it shows.
 _MARKER = re.compile(r"^\s*#+\s*((?:PYTEST_VALIDATE|NBVAL)_\w+)", re.MULTILINE | re.IGNORECASE)
 _TAG = re.compile(
@@ -56,9 +57,10 @@ def _is_cleared(content: bytes) -> bool:
 
 
 def _is_given(handed_in: HandedIn, name: str, content: bytes) -> bool:
-    """Whether half of the lines or more are those of notebooks that teams were given."""
+    """Whether half of the lines or more, and no few imports, are those that teams were given."""
     lines = source_lines(name, content)
-    return 2 * sum(map(handed_in.is_given, lines)) >= len(lines) > 0
+    given = sum(map(handed_in.is_given, lines))
+    return given >= max(MOST_IMPORTS, len(lines) / 2)
 
 
 def _of_one(name: str, content: bytes) -> Iterator[Finding]:

@@ -95,7 +95,9 @@ def _kits(handed_in: HandedIn) -> Iterator[Finding]:
             )
             yield Finding("tampering", RED, f"{evidence}, {some(changed, 4)}", top)
         else:
-            evidence = f"a copy of the kit, unchanged ({len(names)} files); it is not used"
+            evidence = (
+                f"a copy of the kit, unchanged ({counted(len(names), 'file')}); it is not used"
+            )
             yield Finding("tampering", NOTE, evidence, top)
 
 

@@ -172,7 +172,7 @@ def _section(handed_in: HandedIn, flag: str, name: str) -> Answer:
     return Answer((Finding(flag, GREEN, evidence, place),))
 
 
-_HEADING = re.compile(r"(?m)^=+[ \t]+(.+)$|\\(?:sub)*section\*?\{([^}]*)\}")
+_HEADING = re.compile(r"(?m)^=+[ \t]+(.+)$|\\(?:sub)*section\*?\{([^}\n]{0,300})\}")
 _CALLED = {
     "conclusions": r"conclusion|вывод|заключени",
     "failures": r"did not work|fail|negative result|не получил|не сработал|неудач",
