@@ -786,6 +786,22 @@ def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
         assert [one for one in told if one[0].endswith(".ipynb")] == wanted
 
 
+def test_a_notebook_that_needs_a_package_is_excused_if_that_is_declared(team, given, monkeypatch):
+    from kdlib.homework.review import handed_in
+
+    def again(name, tree, *, limits, trust):
+        said = "E ModuleNotFoundError: No module named 'nowhere_x'\nFAILED a.ipynb::Cell 0\n"
+        return sandbox.Finished(1, said, "", "")
+
+    monkeypatch.setattr(executed.untrusted, "run_notebook", again)
+    write(team, "a.ipynb", notebook(("import nowhere_x\nprint(1)", 1, "1\n", [])))
+    for severity, told in ((RED, "ask the team"), (NOTE, "--only-binary=:all: nowhere-x`")):
+        with handed_in.copied(team, RULES, given) as copy:
+            (found,) = executed.again(copy, ["a.ipynb"], clock.Clock(True, True, 100.0, 7))
+        assert (found.severity, found.where) == (severity, "a.ipynb") and told in found.evidence
+        write(team, "requirements.txt", "torch\nnowhere-x\n")
+
+
 TRAINING = """
 from functools import partial
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdlib.engine import notebooks
 from kdlib.homework import sandbox, untrusted
-from kdlib.homework.review import cells
+from kdlib.homework.review import cells, needs
 from kdlib.homework.review.clock import LEAST, NOT_RUN, Clock
 from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import HandedIn
@@ -56,7 +56,11 @@ def again(handed_in: HandedIn, names: list[str], clock: Clock) -> Iterator[Findi
             told = f"{counted(len(said), 'cell')}: {some(said, 2)}" if said else ""
             told = told or done.stopped or "it fails"
             told = f"the notebook does not give its stored outputs ({told[:300]})"
-            yield Finding("reproducibility", RED, told, name)
+            if module := needs.missing(done.stdout):
+                told = f"{told}: {needs.told(handed_in, module)}"
+            # What ran may say anything, so an excuse must be declared, too.
+            excused = module and needs.lacking(handed_in)
+            yield Finding("reproducibility", NOTE if excused else RED, told, name)
 
 
 def _reference_seconds(content: bytes) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -22,19 +24,33 @@ _PLAIN = re.compile(
 )
 
 
+def missing(text: str) -> str:
+    """The module that an error in a text names, if it cannot be imported here; else ""."""
+    for name in re.findall(r"No module named '(\w+)", text):
+        if name not in sys.modules and not importlib.util.find_spec(name):
+            return str(name)
+    return ""
+
+
+def lacking(handed_in: HandedIn) -> dict[str, str]:
+    """{requirement: file} of what the team declares and is not installed here."""
+    return {text: place for name, text, place in _declared(handed_in) if not _installed(name)}
+
+
 def told(handed_in: HandedIn, module: str) -> str:
     """What to install so that a module that is missing here can be imported."""
-    absent = {text: place for name, text, place in _declared(handed_in) if not _installed(name)}
+    absent = lacking(handed_in)
     if not absent:
         return (
             f"it needs the module {module!r}, which is not installed here, and no requirements.txt "
             "or pyproject.toml names a package that is missing: ask the team which one it is"
         )
     line = " ".join(shlex.quote(text) for text in list(absent)[:8])
+    files = some(dict.fromkeys(absent.values()), 3)
     return (
-        f"it needs the module {module!r}, which is not installed here; {some(absent.values(), 3)} "
-        f"asks for it or for others: `{INSTALL} {line}` into an environment made for this review "
-        "(a package may run when Python starts), then review again"
+        f"it needs the module {module!r}, which is not installed here; {files} may ask for it: "
+        f"`{INSTALL} {line}` into an environment made for this review (a package may run when "
+        "Python starts), then review again"
     )
 
 

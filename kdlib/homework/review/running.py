@@ -6,7 +6,6 @@ the records.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import random
@@ -226,9 +225,8 @@ def _repeat(
 def _failure(answer: dict[str, Any], run: Run, handed_in: HandedIn) -> tuple[str, str]:
     """Severity and evidence of an error. What ran may say anything, so notes are for what fits."""
     kind, text = str(answer.get("kind")), str(answer["error"])[:300]
-    missing = re.search(r"No module named '(\w+)", text)
-    if missing and missing[1] != "kdlib" and not importlib.util.find_spec(missing[1]):
-        return NOTE, needs.told(handed_in, missing[1])
+    if module := needs.missing(text):
+        return NOTE, needs.told(handed_in, module)
     data = re.match(r"data set ('[\w-]+') is not complete", text)
     if data and data[1].strip("'") in json.dumps(run.repeat):
         return NOTE, f"it needs the data set {data[1]}, which is not here: `data.load({data[1]})`"
