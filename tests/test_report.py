@@ -638,7 +638,7 @@ def test_comments_and_other_files_are_read_as_the_engine_does(tmp_path):
     found = sources.read(tmp_path / "report.typ")
     assert found.keys == (("yes", "report.typ:3"), ("two", "part.typ:2"))
     assert found.cited == (("a2020", "report.typ:6"),)
-    assert found.typed == (("12.5", "report.typ:8"),)
+    assert found.decimals == (("12.5", "report.typ:8", True, ()),)
     (tmp_path / "report.tex").write_text(
         "% \\result{no}\n50\\% \\result{yes} \\input{part}\\citep[p. 1]{a, b}\n", encoding="utf-8"
     )
