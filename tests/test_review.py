@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,6 +30,7 @@ from kdlib.homework.review import (
     findings,
     kit,
     needs,
+    packages,
     page,
     reviewing,
     running,
@@ -765,7 +767,7 @@ def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
         given_to["records"].append(most)
         return None, None
 
-    def again(name, tree, *, limits, trust):
+    def again(name, tree, *, limits, trust, packages):
         given_to["notebooks"].append(limits.seconds)
         return sandbox.Finished(0, "", "", "")
 
@@ -789,7 +791,7 @@ def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
 def test_a_notebook_that_needs_a_package_is_excused_if_that_is_declared(team, given, monkeypatch):
     from kdlib.homework.review import handed_in
 
-    def again(name, tree, *, limits, trust):
+    def again(name, tree, *, limits, trust, packages):
         said = "E ModuleNotFoundError: No module named 'nowhere_x'\nFAILED a.ipynb::Cell 0\n"
         return sandbox.Finished(1, said, "", "")
 
@@ -852,6 +854,66 @@ def test_what_runs_is_confined_and_may_not_excuse_itself(team, look, tmp_path):
     assert not mark.exists()
     assert [flag for flag, _ in reds(found)] == ["reproducibility"]
     assert states(found)["page_limit"] == GREEN, "the report was built in the sandbox"
+
+
+def wheel(folder, name, module):
+    """Write a wheel of one module."""
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
+    files = {f"{module}.py": "NAME = 'theirs'\n"} | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }  # fmt: skip
+    files[f"{info}/RECORD"] = "".join(f"{one},,\n" for one in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(
+        folder / f"{info.removesuffix('.dist-info')}-py3-none-any.whl", "w"
+    ) as made:
+        for path, text in files.items():
+            made.writestr(path, text)
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that pip takes for the package index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.mark.skipif(bool(CONFINED), reason=f"no sandbox here: {CONFINED}")
+def test_what_a_team_declares_is_installed_for_the_sandbox_alone(team, look, index):
+    wheel(index, "nowhere-x", "nowhere_x")
+    write(team, "requirements.txt", "torch\nnowhere-x\n")
+    source = "import kdlib, nowhere_x, os\nprint(nowhere_x.NAME, kdlib.__file__)"
+    stored = "theirs /kit/kdlib/__init__.py\n"
+    write(team, "a.ipynb", notebook((source, 1, stored, [])))
+    change(team, "measuring.py", "import random\n", "import random\n\nimport nowhere_x\n")
+    found = look(team, run=True, course=few(repeats=1))
+    told = [one for one in found.findings if one.flag == "reproducibility"]
+    assert any("from wheels: nowhere-x==1.0" in one.evidence for one in told)
+    assert [one.severity for one in told if one.where == "a.ipynb"] == [GREEN], told
+    assert not any("No module named" in one.evidence for one in told)
+    assert importlib.util.find_spec("nowhere_x") is None
+
+
+@pytest.mark.skipif(bool(CONFINED), reason=f"no sandbox here: {CONFINED}")
+@pytest.mark.parametrize(
+    "name, module, reason",
+    [
+        ("nowhere-y", "torch", "it would take the place of torch"),
+        ("nowhere-z", "sitecustomize", "it would take the place of sitecustomize"),
+        ("nowhere-z", "__main__", "it would take the place of __main__"),
+        ("absent", "", "No matching distribution found for absent"),
+    ],
+)
+def test_what_stands_for_something_else_or_is_not_there_is_not_installed(
+    name, module, reason, tmp_path, index
+):
+    if module:
+        wheel(index, name, module)
+    with pytest.raises(packages.NotInstalled, match=reason):
+        packages.install([name], tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,9 @@ def again(handed_in: HandedIn, names: list[str], clock: Clock) -> Iterator[Findi
             continue
         seconds = min(clock.left, max(LEAST, 2 * needed, clock.left / (len(names) - place)))
         done = untrusted.run_notebook(
-            name, handed_in.tree, limits=Limits(seconds=seconds), trust=clock.trust
-        )
+            name, handed_in.tree, limits=Limits(seconds=seconds), trust=clock.trust,
+            packages=handed_in.packages,
+        )  # fmt: skip
         if done.stopped == "time":
             evidence = f"too long: the notebook did not end in {seconds:.0f} s"
             yield Finding("reproducibility", NOTE, evidence, name)
@@ -155,7 +156,7 @@ def _checked(
     done = sandbox.run(
         [sys.executable, "-m", "kdlib", "run", f"{RESULTS}/{name}"], handed_in.tree,
         seed=handed_in.tree, folder=RESULTS, trust=clock.trust,
-        limits=Limits(seconds=seconds),
+        limits=Limits(seconds=seconds), packages=handed_in.packages,
     )  # fmt: skip
     if done.stopped:
         return {}, f"too long: it was stopped at the limit of {done.stopped}"

@@ -148,6 +148,8 @@ class HandedIn:
         left: {path: why} of files that were not copied.
         course: whose rules hold.
         kit: what teams were given.
+        packages: a folder with what the team declares and this environment lacks; None without.
+        packages_told: what is in it, or why it is not there; "" if nothing was asked for.
     """
 
     path: Path
@@ -157,6 +159,8 @@ class HandedIn:
     left: dict[str, str]
     course: Course
     kit: Kit
+    packages: Path | None = None
+    packages_told: str = ""
 
     @property
     def tree(self) -> Path:

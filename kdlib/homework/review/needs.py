@@ -34,7 +34,7 @@ def missing(text: str) -> str:
 
 def lacking(handed_in: HandedIn) -> dict[str, str]:
     """{requirement: file} of what the team declares and is not installed here."""
-    return {text: place for name, text, place in _declared(handed_in) if not _installed(name)}
+    return {text: place for name, text, place in _declared(handed_in) if not is_installed(name)}
 
 
 def told(handed_in: HandedIn, module: str) -> str:
@@ -78,7 +78,8 @@ def _of_project(text: str) -> list[str]:
     return [one for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a distribution of this name is installed here."""
     try:
         metadata.version(package)
     except metadata.PackageNotFoundError:

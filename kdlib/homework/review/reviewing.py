@@ -18,7 +18,9 @@ from kdlib.homework.review import (
     handed_in,
     history,
     length,
+    needs,
     numbers,
+    packages,
     people,
     running,
     similarity,
@@ -27,7 +29,17 @@ from kdlib.homework.review import (
     text,
 )
 from kdlib.homework.review.clock import Clock
-from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED, Answer, Finding, Passage, Table
+from kdlib.homework.review.findings import (
+    FLAGS,
+    GREEN,
+    NOTE,
+    RED,
+    Answer,
+    Finding,
+    Passage,
+    Table,
+    some,
+)
 from kdlib.homework.review.handed_in import HandedIn, Kit
 from kdlib.homework.review.similarity import Program
 
@@ -130,6 +142,8 @@ def review(path: Path, name: str, options: Options) -> tuple[Review, Program]:
     """
     start = time.monotonic()
     with handed_in.copied(path, options.course, options.kit) as found:
+        if options.run and not options.trust:
+            _install(found)
         seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
         clock = Clock(options.run, options.trust, 60 * options.budget, seed)
         answers = {flag: function() for flag, function in _functions(found, clock).items()}
@@ -146,6 +160,21 @@ def review(path: Path, name: str, options: Options) -> tuple[Review, Program]:
             answers={flag: answers[flag] for flag in FLAGS},
         )
         return made, similarity.program(found, name)
+
+
+def _install(found: HandedIn) -> None:
+    """Install what the team declares and this environment lacks, for the sandbox alone."""
+    wanted = list(needs.lacking(found))
+    if not wanted:
+        return
+    place = found.git.folder.with_name("installed")
+    place.mkdir()
+    try:
+        found.packages, names = packages.install(wanted, place)
+        found.packages_told = f"installed for this review, from wheels: {some(names)}"
+    except packages.NotInstalled as error:
+        told = f"not installed for this review: {some(wanted)} ({error})"
+        found.packages_told = " ".join(told.split())
 
 
 def _functions(found: HandedIn, clock: Clock) -> dict[str, Callable[[], Answer]]:

@@ -50,6 +50,8 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     if not clock.run:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
+    if handed_in.packages_told:
+        found.append(Finding("reproducibility", NOTE, handed_in.packages_told))
     compared = executed.compared(handed_in)
     kept = clock.share(handed_in.course.review.notebooks) if compared else 0.0
     sample = chosen(able, handed_in, clock.seconds - kept, clock.seed)
@@ -198,6 +200,7 @@ def _repeat(
     done = sandbox.run(
         line, handed_in.folder, folder=PROJECT, trust=clock.trust,
         environment={"KDLIB_PROGRESS": "0"}, limits=Limits(seconds=seconds),
+        packages=handed_in.packages,
     )  # fmt: skip
     if done.stopped == "time":
         evidence = f"too long: it did not end in {seconds:.0f} s; {run.seconds:.1f} s are recorded"
