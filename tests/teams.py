@@ -59,6 +59,12 @@ WORK = {
     "        while maps and not isinstance(maps[0], float):\n            maps = maps[0]\n"
     "        return sum(abs(one) ** self.power for one in maps)\n",
 }
+# Beginnings of lines of the starter's text, and what our team writes in their place.
+OWN = {
+    "We expected attention transfer to help, because": "Attention transfer was of no use, though",
+    "On this task most of what distillation gains": "Our records say that most of what it gains",
+    "What distillation gains over the student": "The gain of distillation over the student",
+}
 
 
 def git(folder, *words, by=ANNA, text=None):
@@ -109,12 +115,12 @@ def run(folder, program):
     )  # fmt: skip
 
 
-def good(folder, language="en"):
+def good(folder):
     """A repository with nothing to find: three members, records, numbers, a text."""
     for role in ("AUTHOR", "COMMITTER"):
         os.environ |= {f"GIT_{role}_NAME": ANNA[0], f"GIT_{role}_EMAIL": ANNA[1]}
     try:
-        starting.create(folder, RULES, name="Three small students", language=language)
+        starting.create(folder, RULES, name="Three small students", language="en")
     finally:
         for role in ("AUTHOR", "COMMITTER"):
             os.environ.pop(f"GIT_{role}_NAME")
@@ -126,6 +132,8 @@ def good(folder, language="en"):
     commit(folder, "Our experiments", BORIS)
     for number, (who, text) in enumerate(WORK.items()):
         write(folder, f"part_{number}.py", text, who)
+    for old, new in OWN.items():
+        change(folder, "report.typ", old, new, VERA)
     again(folder, VERA)
     return folder
 

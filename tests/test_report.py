@@ -1,6 +1,5 @@
 """The homework report: numbers by key, both engines, and everything that `--check` has to find."""
 
-import io
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pypdf import PdfReader
+from pdfs import pages_of, squeezed, text_of
 
 from kdlib import __main__ as cli
 from kdlib import evidence, records
@@ -247,20 +246,6 @@ def nasty(folder):
     made = report.read(folder, RULES)
     report.make(made)
     return made
-
-
-def pages_of(pdf):
-    """The text of each page without spaces, which not every reader finds where they are."""
-    pages = PdfReader(io.BytesIO(pdf)).pages
-    return [re.sub(r"\s", "", page.extract_text()) for page in pages]
-
-
-def text_of(pdf):
-    return "".join(pages_of(pdf))
-
-
-def squeezed(text):
-    return re.sub(r"\s", "", text)
 
 
 def test_hostile_names_are_printed_by_typst(folder):
@@ -653,7 +638,7 @@ def test_comments_and_other_files_are_read_as_the_engine_does(tmp_path):
     found = sources.read(tmp_path / "report.typ")
     assert found.keys == (("yes", "report.typ:3"), ("two", "part.typ:2"))
     assert found.cited == (("a2020", "report.typ:6"),)
-    assert found.typed == (("12.5", "report.typ:8"),)
+    assert found.decimals == (("12.5", "report.typ:8", True, ()),)
     (tmp_path / "report.tex").write_text(
         "% \\result{no}\n50\\% \\result{yes} \\input{part}\\citep[p. 1]{a, b}\n", encoding="utf-8"
     )
@@ -866,6 +851,25 @@ def test_addresses_that_fit_no_commit_give_no_counts(folder, committed):
     for name in ("anna@example.org",):
         change(folder / team.FILE, name, "nobody@example.org")
     assert repository.look(folder, team.load(folder / team.FILE).members).commits == (None,) * 3
+
+
+def test_git_starts_nothing_that_a_folder_asks_for(folder, committed, capsys):
+    report.make(report.read(folder, RULES))
+    (folder / ".gitattributes").write_text("*.typ filter=x\n*.bib filter=a=b\n")
+    committed("add", "-A")
+    committed("commit", "-q", "-m", "attributes")
+    mark = folder.parent / "ran"
+    program = f"touch '{mark}'; cat"
+    for name in ("core.fsmonitor", "core.sshCommand", "filter.x.clean", "filter.a=b.clean"):
+        committed("config", name, program)
+    committed("config", "filter.x.required", "true")
+    change(folder / "report.typ", "a laptop", "the laptop")
+    os.utime(folder / "references.bib", (0, 0))
+    command_line = ["report", str(folder), "--check"]
+    assert cli.main(command_line) == 0, capsys.readouterr().out
+    assert repository.look(folder, ()).commit.endswith("+") and not mark.exists()
+    committed("status")
+    assert mark.exists(), "Git itself would have started it"
 
 
 def test_without_git_there_is_no_commit(folder, monkeypatch):

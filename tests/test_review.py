@@ -6,12 +6,15 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import teams
@@ -19,7 +22,20 @@ from teams import ANNA, BORIS, RULES, VERA, change, commit, git, notebook, write
 
 from kdlib import __main__ as cli
 from kdlib.homework import course, sandbox
-from kdlib.homework.review import cells, cohort, findings, kit, page, reviewing, running, stored
+from kdlib.homework.review import (
+    cells,
+    clock,
+    cohort,
+    executed,
+    findings,
+    kit,
+    needs,
+    packages,
+    page,
+    reviewing,
+    running,
+    stored,
+)
 from kdlib.homework.review.findings import FLAGS, GREEN, NOTE, RED
 from kdlib.homework.review.reviewing import Failed, Options
 from kdlib.records import Run
@@ -62,7 +78,7 @@ def look(given):
 
 
 def states(found):
-    return {flag: page.state(found, flag) for flag in FLAGS}
+    return {flag: found.state(flag) for flag in FLAGS}
 
 
 def reds(found):
@@ -112,7 +128,7 @@ def five_members(folder):
 
 
 def one_did_all(folder):
-    lines = "\n".join(f"measured_{number} = {number} ** 2" for number in range(400))
+    lines = "\n".join(f"measured_{number} = {number} ** 2" for number in range(600))
     write(folder, "everything.py", lines)
 
 
@@ -222,6 +238,42 @@ def test_two_red_flags_are_both_told(team, look):
     ]
 
 
+def another_record(folder):
+    path = next((folder / "runs" / "comparison").glob("kd-*.json"))
+    content = json.loads(path.read_text())
+    content["metrics"]["accuracy"] += 0.5
+    path.write_text(json.dumps(content))
+
+
+def test_an_edit_is_not_hidden_by_a_changed_record(team, look):
+    another_record(team)
+    edited_results(team)
+    (told,) = [one for one in look(team).findings if one.severity == RED]
+    assert told.flag == "tampering" and "'comparison.kd.accuracy.mean' was edited" in told.evidence
+    assert "lines of `report --check`" in told.evidence and "\\x" not in told.evidence
+
+    report = json.loads((team / "generated/results.json").read_text("utf-8"))
+    report["results"]["comparison.at.accuracy.mean"] |= {"text": "99.9", "mean": 99.9}
+    write(team, "generated/results.json", json.dumps(report, ensure_ascii=False))
+    found = look(team)
+    table = found.answers["tampering"].tables[0]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["comparison.at.accuracy.mean"][0] == "99.9"
+    assert rows["comparison.kd.accuracy.mean"] != rows["comparison.kd.accuracy"]
+    content = json.loads(reviewing.as_json(found))
+    assert content["details"]["tampering"]["tables"][0]["rows"]
+    others = json.dumps(content["details"]["tampering"]["tables"][1:])
+    assert "was made from other records" in others and "\\\\x" not in others
+
+
+def test_the_line_of_an_edited_number_is_told(team, look):
+    edited_results(team)
+    ((_, where),) = reds(look(team))
+    line = (team / "generated/results.json").read_text("utf-8").splitlines()
+    assert where.startswith("generated/results.json:")
+    assert "comparison.kd.accuracy.mean" in line[int(where.split(":")[1]) - 1]
+
+
 def test_numbers_that_equal_a_key_are_told_with_it(team, look):
     from kdlib.homework import report
 
@@ -235,6 +287,122 @@ def test_numbers_that_equal_a_key_are_told_with_it(team, look):
     )
     (told,) = [one for one in look(team).findings if one.severity == RED]
     assert told.flag == "unbound_numbers" and "comparison.kd.accuracy.mean" in told.evidence
+
+
+def settings_recorded(folder, **values):
+    """Records that hold these settings."""
+    for path in (folder / "runs").rglob("*.json"):
+        content = json.loads(path.read_text())
+        content["config"] |= values
+        path.write_text(json.dumps(content))
+    teams.again(folder)
+
+
+def test_each_typed_decimal_is_judged_by_one_rule(team, look):
+    from kdlib.homework import report
+
+    settings_recorded(team, lr=0.0125)
+    own = report.read(team, RULES).results.values["comparison.kd.accuracy.mean"].mean
+    text = f"""
+The distilled network of @hinton2015 has 98.54 % on MNIST, Fig. 3 says. It reached an accuracy of
+0.4321 at the rate 0.0125 here. The figure @figure-temperature shows 12.5 points. We also tried 0.7.
+In print it was 61.5 ± 0.2 %. @tian2020 Another gained 1.7 percent; the
+rate 0.0125 again. @zhao2022 say something else. As in @hinton2015 it is {own:.3f}.
+
+- Of our gain 3.25~% is luck
+- the rest is not @hinton2015.
+"""
+    start = '#section("conclusions")\n'
+    change(team, "report.typ", start, start + text)
+    found = {
+        one.evidence.split()[0]: one for one in look(team).findings if one.flag == "unbound_numbers"
+    }
+    states = {name: (one.severity, one.evidence.split(" ", 1)[1]) for name, one in found.items()}
+    by_hand = "is typed by hand; no key has this value"
+    assert {name: states[name] for name in states if name not in ("0.9", "0.2", "0.05", "0.1")} == {
+        "98.54": (NOTE, "stands in a sentence that cites hinton2015"),
+        "0.4321": (RED, by_hand),
+        "0.0125": (NOTE, "is a setting of the team's records: lr"),
+        "12.5": (RED, by_hand),
+        "0.7": (NOTE, "is typed by hand, with no sign that it was measured"),
+        "61.5": (NOTE, "stands in a sentence that cites tian2020"),
+        "1.7": (RED, by_hand),
+        f"{own:.3f}": (RED, "is typed by hand; it equals comparison.kd.accuracy.mean"),
+        "3.25": (RED, by_hand),
+    }
+    line = (team / "report.typ").read_text("utf-8").split("an accuracy of\n")[0].count("\n") + 2
+    assert found["0.0125"].where == f"report.typ:{line}, report.typ:{line + 2}"
+
+
+def test_settings_are_all_numbers_of_a_recipe_however_deep():
+    from kdlib.homework.review import numbers
+
+    deep = 0.375
+    for _ in range(5000):
+        deep = [deep]
+    repeat = {"kwargs": {"rate": 0.05, "on": True, "deep": deep, "huge": 10**400}}
+    run = Run("e", "KD, T=2.5", 0, {"student": "MLP(0.25)"}, repeat=repeat)
+    used = numbers.settings([run])
+    assert {used[0.05], used[0.375], used[0.25]} == {"rate", "deep", "student"} and 2.5 in used
+    assert 1.0 not in used
+
+
+def test_labels_and_shown_code_of_typst_are_no_citations(tmp_path):
+    from kdlib.homework import checks, sources
+
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "inner.typ").write_text("@rate <inner>", "utf-8")
+    (tmp_path / "parts" / "one.typ").write_text('#include "inner.typ"', "utf-8")
+    (tmp_path / "report.typ").write_text(
+        """#include "parts/one.typ"
+See @fig-a, @fig:b[Figure]. @рис-1; @fig-c, @eq-1: @inner and @fig-lost. @nobody2020
+#figure(image("a//b.png"), caption: [see https://example.org/a]) <fig-a>
+#figure(
+  image("*/*.png"),
+) <fig:b>
+#figure(image("c.png"))<рис-1>
+#figure(image("c.png"))#label("fig-c")
+$ x $ <eq-1> // @comment
+`@shown` and
+```python
+@torch.no_grad()
+```
+""",
+        "utf-8",
+    )
+    found = sources.read(tmp_path / "report.typ")
+    assert [name for name, _ in found.cited] == ["rate", "fig-lost", "nobody2020"]
+    assert found.cited[0].place == "parts/inner.typ:1"
+    assert [one.name for one in found.figures] == ["fig-a", "fig:b", "рис-1", "fig-c"]
+    assert {"fig-a", "fig:b", "рис-1", "fig-c"} <= found.referred
+    (told,) = checks.uncited(found, {"rate"})
+    assert "'nobody2020' is cited" in told
+    (told,) = checks.unlabelled(found, None, {"rate"})
+    assert told.startswith("report.typ:2: nothing carries the label 'fig-lost'")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "\n",
+        "/* ",
+        "``` x ",
+        "#figure(",
+        "1.5 [1.",
+        ". @a.a ",
+        "\\begin{figure}",
+        "\\cite[",
+        "\\label{",
+    ],
+)
+def test_no_text_takes_long_to_read(part, tmp_path):
+    from kdlib.homework import sources
+
+    for name in ("report.typ", "report.tex"):
+        (tmp_path / name).write_text(part * (300_000 // len(part)))
+        start = time.process_time()
+        sources.read(tmp_path / name)
+        assert time.process_time() - start < 10, "minutes, where time grows with the square"
 
 
 LATEX = r"""\documentclass{article}
@@ -257,6 +425,18 @@ def test_a_report_without_the_layout_of_the_kit_is_read(team, look):
     change(team, "report.tex", "(Figure~\\ref{fig:a}) ", "")
     change(team, "report.tex", "We tried attention transfer, and it did not help at all.", "")
     assert {flag for flag, _ in reds(look(team))} == {"figures", "failed_attempts"}
+
+
+def test_the_text_of_the_starter_is_nobodys(team, look):
+    for old, new in teams.OWN.items():
+        change(team, "report.typ", new, old)
+    found = look(team)
+    assert [flag for flag, _ in reds(found)] == ["conclusions", "failed_attempts"]
+    assert found.state("figures") == NOTE
+    told = {one.flag: one.evidence for one in found.findings if "the starter's" in one.evidence}
+    assert told["failed_attempts"] == "section 'failures' is the starter's text, unchanged"
+    assert told["figures"] == "the starter's figure, with its caption: figure-temperature"
+    assert "introduction, related" in told["conclusions"]
 
 
 # What cannot be reviewed, and what is not there
@@ -297,6 +477,19 @@ def test_without_team_toml_the_commits_say_who_there_is(team, look):
     assert [flag for flag, _ in reds(found)] == ["tasks"]
 
 
+def test_a_team_toml_that_cannot_be_read_accuses_nobody(team, look):
+    one_did_all(team)
+    change(team, "team.toml", "homework = 1", "homework = one")
+    for number in range(3):
+        write(team, f"n{number}.py", "x = 1\n", (f"Alias {number}", f"{number}@laptop"))
+    found = look(team)
+    line = (team / "team.toml").read_text("utf-8").split("homework = one")[0].count("\n") + 1
+    assert reds(found) == [("tasks", f"team.toml:{line}")]
+    for flag in ("contributions", "team_size"):
+        (told,) = found.answers[flag].findings
+        assert told.severity == NOTE and "team.toml could not be read" in told.evidence
+
+
 def test_a_broken_file_is_a_finding_and_no_traceback(team, look):
     write(team, "team.toml", "team = [" + "[" * 5000)
     write(team, "a.ipynb", "[" * 100_000)
@@ -328,7 +521,7 @@ def test_cyrillic_names_and_paths(finished, tmp_path, look):
 
 def works(look, team):
     table = look(team).answers["contributions"].tables[0]
-    return {row[0]: (int(row[1]), int(row[2])) for row in table.rows}
+    return {row[0]: (int(row[1]), float(row[2])) for row in table.rows}
 
 
 def test_coauthors_count_and_mailmap_joins_addresses(team, look):
@@ -339,9 +532,28 @@ def test_coauthors_count_and_mailmap_joins_addresses(team, look):
     after = works(look, team)
     assert after["Boris Obraztsov"][0] == before["Boris Obraztsov"][0] + 1
     assert after["Old (nobody of team.toml)"] == (1, 2)
+    told = [one.evidence for one in look(team).findings if one.flag == "contributions"]
+    assert any(one.startswith("1 commit with 2 new source lines") for one in told)
     write(team, ".mailmap", "Anna Primerova <anna@example.org> <old@laptop>\n")
     joined = works(look, team)
     assert len(joined) == 3 and joined["Anna Primerova"][1] == before["Anna Primerova"][1] + 2
+
+
+def test_lines_of_several_authors_are_shared(team, look):
+    before = works(look, team)
+    (team / "pair.py").write_text("first = 1\nsecond = 2\nthird = 3\n")
+    commit(team, "ours\n\nCo-authored-by: Boris Obraztsov <boris@example.org>", VERA)
+    after = works(look, team)
+    gained = {name: after[name][1] - before[name][1] for name, _ in (ANNA, BORIS, VERA)}
+    assert gained == {"Anna Primerova": 0, "Boris Obraztsov": 1.5, "Vera Shablonova": 1.5}
+
+
+def test_a_link_is_no_source_line(team, look):
+    before = works(look, team)
+    (team / "linked.py").symlink_to("part_0.py")
+    commit(team, "a link", BORIS)
+    after = works(look, team)["Boris Obraztsov"]
+    assert after == (before["Boris Obraztsov"][0] + 1, before["Boris Obraztsov"][1])
 
 
 def test_only_new_source_lines_count(team, look):
@@ -359,8 +571,8 @@ def test_only_new_source_lines_count(team, look):
 def test_the_kits_own_lines_are_nobodys_work(look, finished):
     first = git(finished, "rev-list", "--max-parents=0", "HEAD").strip()
     assert "report.typ" in git(finished, "show", "--stat=200", first)
-    files = look(finished).answers["contributions"].tables[1]
-    assert "report.typ" not in {row[0] for row in files.rows}
+    files = {row[0]: row[1:] for row in look(finished).answers["contributions"].tables[1].rows}
+    assert files["report.typ"] == ("–", "–", str(len(teams.OWN)))
 
 
 # Stored notebooks
@@ -386,6 +598,24 @@ def test_every_spelling_of_a_marker_is_seen(source, tags):
 def test_no_other_text_is_taken_for_a_marker():
     (cell,) = cells.read(notebook(("# we skip nbval here\nNBVAL = 1", 1, "", ["prose:x"])).encode())
     assert not stored.markers(cell)
+
+
+def test_a_cleared_copy_of_the_courses_is_work_to_do(team, look):
+    from kdlib.engine import notebooks
+
+    original = next(notebooks.FOLDER.glob("02_*.ipynb"))
+    content = json.loads(original.read_text("utf-8"))
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell |= {"outputs": [], "execution_count": None}
+    write(team, "mine/02.ipynb", json.dumps(content), BORIS)
+    found = look(team)
+    assert states(found) == STATES
+    (told,) = found.answers["exercises"].findings
+    assert re.fullmatch(r"\d exercises not checked: nothing was run \(--no-run\)", told.evidence)
+    assert told.where == "mine/02.ipynb" and "solved" not in told.evidence
+    write(team, "own.ipynb", notebook(("print(1)", None, "", [])))
+    assert reds(look(team)) == [("notebooks", "own.ipynb")]
 
 
 # Nothing of a team's runs while it is read, and nothing of it reaches the page as a program
@@ -498,9 +728,8 @@ def sampled(look_at, team, given, seconds, **values):
     from kdlib.homework.review import handed_in
 
     with handed_in.copied(team, few(**values), given) as copy:
-        clock = running.Clock(True, True, seconds, 7)
         runs = list(copy.runs.values())
-        return running.chosen(look_at(runs), copy, clock)
+        return running.chosen(look_at(runs), copy, seconds, 7)
 
 
 def test_the_sample_is_stratified_and_fits_the_time(team, given):
@@ -525,6 +754,54 @@ def test_runs_of_a_gpu_are_tried_by_their_first_epochs(team, given):
     found = sampled(long, team, given, 1000.0)
     assert [epochs for _, epochs in found] == [2], "an epoch is 450 s here"
     assert sampled(long, team, given, 100.0) == []
+
+
+def test_records_leave_time_to_the_notebooks(team, given, monkeypatch):
+    from kdlib.homework.review import handed_in
+
+    for name in ("a", "b"):
+        write(team, f"{name}.ipynb", notebook(("print(1)", 1, "1\n", [])))
+    given_to = {"records": [], "notebooks": []}
+
+    def repeat(handed_in, path, epochs, most, watch):
+        given_to["records"].append(most)
+        return None, None
+
+    def again(name, tree, *, limits, trust, packages):
+        given_to["notebooks"].append(limits.seconds)
+        return sandbox.Finished(0, "", "", "")
+
+    now = [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(running, "_repeat", repeat)
+    monkeypatch.setattr(executed.untrusted, "run_notebook", again)
+    with handed_in.copied(team, few(notebooks=40), given) as copy:
+        watch = clock.Clock(True, True, 1000.0, 7)
+        found = running.reproducibility(copy, watch)
+        now[0] = 580.0
+        late = running.reproducibility(copy, watch)
+    assert given_to["records"] == [600.0] * 6 + [20.0] * 6
+    assert given_to["notebooks"] == [500.0, 1000.0, 210.0, 420.0]
+    wanted = [("a.ipynb", GREEN), ("b.ipynb", GREEN)]
+    for answer in (found, late):
+        told = [(one.where, one.severity) for one in answer.findings]
+        assert [one for one in told if one[0].endswith(".ipynb")] == wanted
+
+
+def test_a_notebook_that_needs_a_package_is_excused_if_that_is_declared(team, given, monkeypatch):
+    from kdlib.homework.review import handed_in
+
+    def again(name, tree, *, limits, trust, packages):
+        said = "E ModuleNotFoundError: No module named 'nowhere_x'\nFAILED a.ipynb::Cell 0\n"
+        return sandbox.Finished(1, said, "", "")
+
+    monkeypatch.setattr(executed.untrusted, "run_notebook", again)
+    write(team, "a.ipynb", notebook(("import nowhere_x\nprint(1)", 1, "1\n", [])))
+    for severity, told in ((RED, "ask the team"), (NOTE, "--only-binary=:all: nowhere-x`")):
+        with handed_in.copied(team, RULES, given) as copy:
+            (found,) = executed.again(copy, ["a.ipynb"], clock.Clock(True, True, 100.0, 7))
+        assert (found.severity, found.where) == (severity, "a.ipynb") and told in found.evidence
+        write(team, "requirements.txt", "torch\nnowhere-x\n")
 
 
 TRAINING = """
@@ -579,6 +856,66 @@ def test_what_runs_is_confined_and_may_not_excuse_itself(team, look, tmp_path):
     assert states(found)["page_limit"] == GREEN, "the report was built in the sandbox"
 
 
+def wheel(folder, name, module):
+    """Write a wheel of one module."""
+    info = f"{name.replace('-', '_')}-1.0.dist-info"
+    files = {f"{module}.py": "NAME = 'theirs'\n"} | {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }  # fmt: skip
+    files[f"{info}/RECORD"] = "".join(f"{one},,\n" for one in [*files, f"{info}/RECORD"])
+    with zipfile.ZipFile(
+        folder / f"{info.removesuffix('.dist-info')}-py3-none-any.whl", "w"
+    ) as made:
+        for path, text in files.items():
+            made.writestr(path, text)
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """A folder that pip takes for the package index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.mark.skipif(bool(CONFINED), reason=f"no sandbox here: {CONFINED}")
+def test_what_a_team_declares_is_installed_for_the_sandbox_alone(team, look, index):
+    wheel(index, "nowhere-x", "nowhere_x")
+    write(team, "requirements.txt", "torch\nnowhere-x\n")
+    source = "import kdlib, nowhere_x, os\nprint(nowhere_x.NAME, kdlib.__file__)"
+    stored = "theirs /kit/kdlib/__init__.py\n"
+    write(team, "a.ipynb", notebook((source, 1, stored, [])))
+    change(team, "measuring.py", "import random\n", "import random\n\nimport nowhere_x\n")
+    found = look(team, run=True, course=few(repeats=1))
+    told = [one for one in found.findings if one.flag == "reproducibility"]
+    assert any("from wheels: nowhere-x==1.0" in one.evidence for one in told)
+    assert [one.severity for one in told if one.where == "a.ipynb"] == [GREEN], told
+    assert not any("No module named" in one.evidence for one in told)
+    assert importlib.util.find_spec("nowhere_x") is None
+
+
+@pytest.mark.skipif(bool(CONFINED), reason=f"no sandbox here: {CONFINED}")
+@pytest.mark.parametrize(
+    "name, module, reason",
+    [
+        ("nowhere-y", "torch", "it would take the place of torch"),
+        ("nowhere-z", "sitecustomize", "it would take the place of sitecustomize"),
+        ("nowhere-z", "__main__", "it would take the place of __main__"),
+        ("absent", "", "No matching distribution found for absent"),
+    ],
+)
+def test_what_stands_for_something_else_or_is_not_there_is_not_installed(
+    name, module, reason, tmp_path, index
+):
+    if module:
+        wheel(index, name, module)
+    with pytest.raises(packages.NotInstalled, match=reason):
+        packages.install([name], tmp_path)
+
+
 @pytest.mark.parametrize(
     "error, severity",
     [
@@ -595,7 +932,28 @@ def test_what_runs_is_confined_and_may_not_excuse_itself(team, look, tmp_path):
 )
 def test_only_what_fits_the_record_excuses_it(error, severity):
     run = Run("e", "m", 0, repeat={"call": "kdlib.data:published", "args": ["cifar10"]})
-    assert running._failure(error, run)[0] == severity
+    team = SimpleNamespace(entries={}, text=str)
+    assert running._failure(error, run, team)[0] == severity
+
+
+def test_what_is_missing_is_told_as_the_team_declares_it():
+    files = {
+        "requirements.txt": "torch>=2\nnowhere-x[all]>=1.2,<2 ; python_version > '3'  # ours\n"
+        "--index-url https://evil.example\nevil @ https://evil.example/e.whl\n-e .\n../x.whl\n"
+        "git+https://evil.example/x\n" + "!" * 150 + "\n" + "a-" * 9000,
+        "code/pyproject.toml": "[project]\ndependencies = ['nowhere-y', 5]",
+        "other.txt": "nowhere-z",
+    }
+    team = SimpleNamespace(entries=files, text=files.get)
+    text = needs.told(team, "nowhere_x")
+    assert (
+        "needs the module 'nowhere_x'" in text and "requirements.txt, code/pyproject.toml" in text
+    )
+    asked = ["nowhere-x[all]>=1.2,<2 ; python_version > '3'", "nowhere-y"]
+    command = shlex.split(re.search("`(.*)`", text)[1])
+    assert command == ["pip", "install", "--only-binary=:all:", *asked]
+    team = SimpleNamespace(entries={}, text=str)
+    assert "ask the team which one it is" in needs.told(team, "nowhere_x")
 
 
 # The command
@@ -616,6 +974,33 @@ def test_the_command_writes_a_page_and_data_and_nothing_into_the_team(team, tmp_
     ONE["a conftest"][0](team)
     assert cli.main(["review", str(team), "--no-run", "--out", str(out)]) == 1
     assert "tampering: tests/conftest.py" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--against", "nope"], "--against must be a folder of folders with code, one for each "
+         "team, got nope, which is not there"),
+        (["--starter", "file"], "--starter must be a folder of what teams were given, got the "
+         "file file"),
+        (["--out", "file"], "--out must be a folder, got the file file"),
+        (["--budget", "0"], "--budget must be a number of minutes above 0, got 0.0"),
+    ],
+)  # fmt: skip
+def test_a_wrong_option_is_named(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    assert cli.main(["review", "team", "--no-run", *options]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and "Errno" not in said
+
+
+def test_a_repository_given_twice_is_reviewed_once(team, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(team.parent)
+    assert cli.main(["review", "team", str(team), "team/.", "--no-run", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("is given twice: it is reviewed once") == 2
+    assert {path.name for path in Path("out").iterdir()} == {"review.html", "review.json"}
 
 
 def test_thresholds_are_those_of_the_course_file(team, tmp_path, look):
@@ -667,6 +1052,58 @@ def test_twelve_are_resumed_after_a_kill(finished, tmp_path):
         assert (tmp_path / unquote(link)).is_file()
 
 
+def made(name, **reds):
+    """A review with so many red findings of these flags, all others green."""
+    return reviewing.Review(
+        name, "p", name, (), "c", "k", 1, 0.0,
+        {
+            flag: findings.Answer(
+                (findings.Finding(flag, RED, "x"),) * reds[flag] if flag in reds
+                else (findings.Finding(flag, GREEN, "x"),)
+            )
+            for flag in FLAGS
+        },
+    )  # fmt: skip
+
+
+def test_what_needs_a_persons_eye_comes_first():
+    found = [
+        made("good"),
+        made("typed", unbound_numbers=20),
+        made("three", figures=1, notebooks=1, exercises=1),
+        made("copied", similarity=1),
+        made("copied more", similarity=1, figures=1),
+        made("forged", tampering=1, reproducibility=1),
+        Failed("broken", "p", "x"),
+    ]
+    order = ["broken", "forged", "copied more", "copied", "three", "typed", "good"]
+    assert [one.name for one in sorted(found, key=cohort._attention)] == order
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_terminal_table_and_page_count_flags_alike(language):
+    one = made("a", unbound_numbers=20, figures=2)
+    assert one.told() == "2 red, 12 green, 0 note"
+    assert json.loads(reviewing.as_json(one))["flags"] == {"red": 2, "green": 12, "note": 0}
+    (row,) = csv.DictReader(io.StringIO(cohort.table([one])))
+    assert (row["red"], row["green"], row["note"], row["figures"]) == ("2", "12", "0", "red")
+    text = page.of_review(one, RULES, language)
+    assert re.findall(r"<strong>(\d+)</strong>", text) == ["2", "12", "0"]
+    text = page.of_cohort([one], cohort.FIRST, "no pairs: why", RULES, language)
+    assert re.findall(r'<td class="flag">(\d+)</td>', text) == ["2", "12", "0"]
+    assert "no pairs: why" in text and FLAGS["tampering"].of(language) in text
+
+
+def test_a_cohort_says_why_there_are_no_pairs(finished, tmp_path, given, monkeypatch, capsys):
+    from kdlib.homework.review import similarity
+
+    paths = [Path(shutil.copytree(finished, tmp_path / name)) for name in ("a", "b")]
+    monkeypatch.setattr(similarity, "missing", lambda: similarity.NEEDS)
+    cohort.review(paths, Options(course=RULES, kit=given, run=False, seed=1), tmp_path / "out")
+    assert similarity.NEEDS in capsys.readouterr().out
+    assert "similarity needs copydetect" in (tmp_path / "out/cohort.html").read_text("utf-8")
+
+
 def test_a_spreadsheet_takes_no_text_for_a_formula():
     text = cohort.table([Failed("=1+1", "p", "@x")])
     assert "'=1+1" in text and "'@x" in text
@@ -688,8 +1125,10 @@ RENAMED = {
 
 @needs_copydetect
 def test_a_renamed_copy_is_told_with_its_passages_and_independent_work_is_not(
-    finished, tmp_path, given
+    finished, tmp_path, given, capsys, monkeypatch
 ):
+    from kdlib.homework.review import similarity
+
     for name in ("first", "second", "third"):
         shutil.copytree(finished, tmp_path / name)
     program = "\n\n".join(teams.WORK.values()) + SOLUTION
@@ -706,12 +1145,28 @@ def test_a_renamed_copy_is_told_with_its_passages_and_independent_work_is_not(
     write(tmp_path / "third", "own.py", INDEPENDENT)
     paths = [tmp_path / name for name in ("first", "second", "third")]
     options = Options(course=RULES, kit=given, run=False, seed=1)
+    monkeypatch.setattr(similarity, "EVERY", 0.0)
     found = {one.name: one for one in cohort.review(paths, options, tmp_path / "out")}
-    assert {name: page.state(one, "similarity") for name, one in found.items()} == {
+    assert {name: one.state("similarity") for name, one in found.items()} == {
         "first": RED, "second": RED, "third": GREEN,
     }  # fmt: skip
+    said = capsys.readouterr().out
+    assert "comparing the code of 3 teams: 3 pairs\n  0 of 3\n  1 of 3\n" in said
+    assert "most alike: first and second, " in said
+    for name, other in (("first", "second"), ("second", "first")):
+        answer = found[name].answers["similarity"]
+        (told,) = [one for one in answer.findings if one.severity == RED]
+        assert f" % of the code of {name} is in that of {other}, " in told.evidence
+        assert re.fullmatch(r"\w+\.(py|ipynb):\d+-\d+", told.where)
+        assert answer.passages
+        for one in answer.passages:
+            assert one.left.startswith(f"{name}: ") and one.right.startswith(f"{other}: ")
+        assert all(row[0] == name for row in answer.tables[0].rows)
     passages = found["first"].answers["similarity"].passages
     assert any("work.ipynb:" in one.right and "solution.py:" in one.left for one in passages)
+    text = (tmp_path / "out" / "cohort.html").read_text("utf-8")
+    pairs = re.findall(r"<tr><td>(\w+)</td><td>(\w+)</td><td>\d+ %", text)
+    assert len(pairs) == 3 and pairs[0] == ("first", "second")
 
 
 @needs_copydetect
@@ -723,7 +1178,7 @@ def test_code_of_last_year_is_compared_and_what_was_given_out_is_not(team, tmp_p
     line = ["review", str(team), "--no-run", "--out", str(tmp_path), "--against", str(old.parent)]
     assert cli.main(line) == 1
     said = capsys.readouterr().out
-    assert "similarity: last year/a team" in said
+    assert "is in that of last year/a team" in said
     assert cli.main([*line, "--starter", str(old)]) == 0, "both were given it"
     assert cli.main([*line[:-1], str(tmp_path / "absent")]) == 2
 

@@ -57,19 +57,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Review repositories: 1 if something is red, 2 if one could not be reviewed."""
     from kdlib.homework import course, repository, sandbox
-    from kdlib.homework.review import cohort, kit, page
-    from kdlib.homework.review.findings import GREEN, NOTE, RED
+    from kdlib.homework.review import cohort, kit
+    from kdlib.homework.review.findings import RED
     from kdlib.homework.review.reviewing import Failed, Options
 
     rules = course.load(arguments.course)
     budget = rules.review.budget if arguments.budget is None else arguments.budget
     if not 0 < budget < float("inf"):
         raise ValueError(f"--budget must be a number of minutes above 0, got {budget}")
+    _folder("--against", arguments.against, "of folders with code, one for each team")
+    _folder("--starter", arguments.starter, "of what teams were given")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise ValueError(f"--out must be a folder, got the file {arguments.out}: give another name")
     run, trust = not arguments.no_run, arguments.trust
     if run and not trust and (why := sandbox.probe()):
         raise ValueError(f"no sandbox works here ({why}): {NOWHERE}")
-    if arguments.against and not arguments.against.is_dir():
-        raise NotADirectoryError(20, "is no folder of teams", str(arguments.against))
+    paths = _once(arguments.paths)
     options = Options(
         course=rules,
         kit=kit.read(arguments.starter),
@@ -79,28 +82,42 @@ def main(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
     )
     found = cohort.review(
-        arguments.paths, options, arguments.out, against=arguments.against,
+        paths, options, arguments.out, against=arguments.against,
         language=arguments.language or rules.review.language,
     )  # fmt: skip
-    for path in arguments.paths if trust else ():  # Git in a folder of strangers may start programs
+    for path in paths if trust else ():
         if repository.look(path, ()).commit.endswith("+"):
             print(f"{path} has changes that are not committed: the review does not see them")
     for one in found:
         if isinstance(one, Failed):
             print(f"{one.name}: could not be reviewed: {one.problem}", file=sys.stderr)
-        elif len(found) == 1:
-            for finding in one.findings:
-                if finding.severity == RED:
-                    place = f"{finding.where}: " if finding.where else ""
-                    print(f"{finding.flag}: {place}{finding.evidence}")
-            marks = [page.state(one, flag) for flag in one.answers]
-            print(
-                f"flags: {', '.join(f'{marks.count(mark)} {mark}' for mark in (RED, GREEN, NOTE))}"
-            )
+            continue
+        for finding in one.findings if len(found) == 1 else ():
+            if finding.severity == RED:
+                place = f"{finding.where}: " if finding.where else ""
+                print(f"{finding.flag}: {place}{finding.evidence}")
+        print(f"{one.name}: flags: {one.told()}")
     if len(found) > 1:
         print(arguments.out / cohort.COHORT_PAGE)
     elif not isinstance(found[0], Failed):
         print(arguments.out / cohort.PAGE)
     if any(isinstance(one, Failed) for one in found):
         return 2
-    return 1 if any(not isinstance(one, Failed) and one.count(RED) for one in found) else 0
+    return 1 if any(not isinstance(one, Failed) and one.counts[RED] for one in found) else 0
+
+
+def _folder(option: str, path: Path | None, what: str) -> None:
+    """Raise a ValueError if the folder of an option is none."""
+    if path is not None and not path.is_dir():
+        found = f"the file {path}" if path.exists() else f"{path}, which is not there"
+        raise ValueError(f"{option} must be a folder {what}, got {found}")
+
+
+def _once(paths: list[Path]) -> list[Path]:
+    """Each repository once, however often it is given."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        first = found.setdefault(path.resolve(), path)
+        if first is not path:
+            print(f"{path} is given twice: it is reviewed once")
+    return list(found.values())

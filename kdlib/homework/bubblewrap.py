@@ -19,6 +19,7 @@ from pathlib import Path
 from kdlib.homework import inside
 
 PROJECT, RESULTS, SEED, HOME, KIT = "/project", "/tmp/results", "/seed", "/tmp/home", "/kit"
+PACKAGES = "/packages"  # further ones, for Python
 PACKAGE = Path(__file__).resolve().parents[1]
 BESIDE = ("notebooks/records", "report_template")  # of a checkout, which `kdlib` reads
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
@@ -124,11 +125,16 @@ def _variables() -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
         "HOME": HOME,
         "LANG": "C.UTF-8",
-        "PYTHONPATH": ":".join([KIT, *_user_packages()]),
+        "PYTHONPATH": path(),
         "PYTHONSAFEPATH": "1",
         "PYTHONNOUSERSITE": "1",
         "MALLOC_ARENA_MAX": "4",  # else each thread of a large machine reserves memory of its own
     }
+
+
+def path(*more: str) -> str:
+    """Where Python looks for modules before its own packages: at the kit first."""
+    return ":".join([KIT, *_user_packages(), *more])
 
 
 def _open_to_all(path: Path, scratch: Path, most: int) -> Path:

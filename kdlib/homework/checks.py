@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from kdlib.homework import generated, repository, sources, team
+from kdlib.homework import generated, repository, sources, team, words
 from kdlib.homework.course import Course
 from kdlib.homework.repository import Repository
 from kdlib.homework.results import Results
@@ -24,6 +24,7 @@ from kdlib.homework.words import SECTIONS
 AGAIN = "run `python -m kdlib report` again"
 MOST_BYTES = 20_000_000  # of a generated file
 NEEDED = ("title", "abstract", "sources", "contributions", "reproducibility", "references")
+_LABEL = re.compile(r"(?:fig(?:ure)?|tab(?:le)?|eqn?|sec|lst|alg)[-:_.]|рис|табл")
 OWN_TEXT = tuple(name for name in SECTIONS if name not in NEEDED)
 
 
@@ -63,7 +64,8 @@ def of_text(
     yield from structure(found)
     yield from empty(found, OWN_TEXT, course.review.words)
     yield from unknown(found, results)
-    yield from uncited(found, results, keys_of_bibliography)
+    yield from uncited(found, keys_of_bibliography)
+    yield from unlabelled(found, results, keys_of_bibliography)
 
 
 def unknown(found: Source, results: Results) -> Iterator[str]:
@@ -77,16 +79,28 @@ def unknown(found: Source, results: Results) -> Iterator[str]:
             yield f"{place}: unknown experiment {name!r}: {nearest(name, parts)}"
 
 
-def uncited(
+def uncited(found: Source, keys_of_bibliography: Collection[str]) -> Iterator[str]:
+    """Citations without an entry."""
+    for name, place in found.cited:
+        if name not in keys_of_bibliography and name not in SECTIONS and not _LABEL.match(name):
+            near = nearest(name, [*keys_of_bibliography, *SECTIONS])
+            yield f"{place}: {name!r} is cited, but not in {sources.BIBLIOGRAPHY}: {near}"
+
+
+def unlabelled(
     found: Source, results: Results | None, keys_of_bibliography: Collection[str]
 ) -> Iterator[str]:
-    """Citations that lead nowhere."""
+    """References to a figure, a table or an equation that is not there.
+
+    Without results nothing is said about those that `report` makes.
+    """
     parts = [one.part for one in results.experiments] if results else ()
-    labels = {f"{kind}-{part}" for kind in ("table", "figure") for part in parts} | set(SECTIONS)
+    labels = [f"{kind}-{part}" for kind in ("table", "figure") for part in parts]
     for name, place in found.cited:
-        if name not in keys_of_bibliography and name not in labels:
-            near = nearest(name, [*keys_of_bibliography, *labels])
-            yield f"{place}: {name!r} is cited, but not in {sources.BIBLIOGRAPHY}: {near}"
+        passed = results is None and re.match("(table|figure)-", name)
+        if _LABEL.match(name) and not passed and name not in (*labels, *keys_of_bibliography):
+            near = nearest(name, [*labels, *(one.name for one in found.figures if one.name)])
+            yield f"{place}: nothing carries the label {name!r}: {near}"
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -131,8 +145,12 @@ def empty(found: Source, names: Collection[str], words: int) -> Iterator[str]:
 
 def hints(found: Source) -> Iterator[str]:
     """What is no mistake by itself, but a reader should look at."""
-    for number, place in found.typed:
-        yield f"{place}: {number} is typed by hand: if it was measured, take it from the records"
+    for one in found.decimals:
+        if one.measured:
+            yield (
+                f"{one.place}: {one.name} is typed by hand: if it was measured, take it from the "
+                "records"
+            )
     for key, place in found.swallowed:
         yield f"{place}: the semicolon behind {key!r} is not printed: write \\; for it"
 
@@ -154,7 +172,7 @@ def of_generated(
         return
     path = Path(folder) / generated.JSON
     expected = generated.content(results, found, course, state, stored["figures"])
-    differences = list(_differences(stored, expected))
+    differences = list(_differences(stored, expected, results))
     yield from differences
     if not differences and _content(path).decode().replace("\r", "") != generated.as_json(expected):
         yield f"{generated.JSON} was edited: {AGAIN}"
@@ -170,8 +188,7 @@ def of_numbers(folder: str | Path, results: Results) -> Iterator[str]:
     """
     try:
         stored, _ = _stored(folder, None)
-        named = _numbers(stored, results.digest, results.language, generated.values(results))
-        lines = list(named)
+        lines = [*_edited(stored, results.language), *_numbers(stored, results)]
         if not lines and stored.get("tables") != generated.tables(results):
             lines.append(f"{generated.JSON}: 'tables' are not what the records give: {AGAIN}")
         yield from lines
@@ -181,6 +198,53 @@ def of_numbers(folder: str | Path, results: Results) -> Iterator[str]:
         yield f"{generated.JSON} is missing: {AGAIN}, and commit what it writes"
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         yield f"{generated.JSON} is damaged: {AGAIN}"
+
+
+def different(folder: str | Path, results: Results) -> list[tuple[str, str, str]]:
+    """(key, stored text, text that the records give) of each number that differs; "" for none.
+
+    Raises:
+        OSError: results.json is missing.
+        ValueError: it is damaged.
+    """
+    stored, _ = _stored(folder, None)
+    numbers = stored.get("results")
+    numbers = numbers if isinstance(numbers, dict) else {}
+    expected = generated.values(results)
+    return [
+        (str(key), _said(numbers.get(key)), _said(expected.get(key)))
+        for key in [*expected, *(numbers.keys() - expected.keys())]
+        if numbers.get(key) != expected.get(key)
+    ]
+
+
+def _said(value: Any) -> str:
+    """The text of a stored number."""
+    text = value.get("text", "") if isinstance(value, dict) else "" if value is None else value
+    return str(text)[:100]
+
+
+def _quoted(text: Any) -> str:
+    """A text of a file in quotes, its no-break spaces as spaces."""
+    return repr(re.sub("[\u00a0\u202f]", " ", text) if isinstance(text, str) else text)
+
+
+def _edited(stored: dict[str, Any], language: str) -> Iterator[str]:
+    """Numbers whose text is not that of their own mean: whatever the records, somebody wrote it."""
+    if stored.get("language") != language:
+        return
+    for key, one in stored["results"].items():
+        mean, shown = one["mean"], re.split(r" [\[(]", one["text"])[0]
+        forms = {
+            words.number(mean, digits, language, sign=sign)
+            for digits in range(7)
+            for sign in (False, True)
+        }
+        if shown != str(mean) and shown not in forms:
+            yield (
+                f"{generated.JSON}: {key!r} was edited: it says {_quoted(one['text'])}, but its "
+                f"mean is {mean:.6g}"
+            )
 
 
 def _stored(folder: str | Path, members: int | None) -> tuple[dict[str, Any], Repository]:
@@ -229,37 +293,38 @@ def _plausible(state: Repository, figures: Any, members: int) -> None:
         raise ValueError("it is not as it was written")
 
 
-def _differences(stored: dict[str, Any], expected: dict[str, Any]) -> Iterator[str]:
+def _differences(
+    stored: dict[str, Any], expected: dict[str, Any], results: Results
+) -> Iterator[str]:
     """Numbers that differ, by key; else the first thing that does."""
-    language, digest = expected["language"], expected["digest"]
-    numbers = list(_numbers(stored, digest, language, expected["results"]))
-    yield from numbers
+    numbers = list(_numbers(stored, results))
     if any(stored.get(name) != expected[name] for name in ("language", "digest")):
+        yield numbers[0]
         return  # all else differs for this reason
+    yield from numbers
     for name in {**expected, **stored}:
         if name not in ("digest", "results") and stored.get(name) != expected.get(name):
             yield f"{generated.JSON}: {str(name)[:100]!r} is not what team.toml gives: {AGAIN}"
 
 
-def _numbers(
-    stored: dict[str, Any], digest: str, language: str, expected: dict[str, Any]
-) -> Iterator[str]:
-    """Numbers that the records do not give, by key."""
-    if stored.get("language") != language:
+def _numbers(stored: dict[str, Any], results: Results) -> Iterator[str]:
+    """Numbers that the records do not give, by key; before them the reason, if there is one."""
+    if stored.get("language") != results.language:
         yield f"{generated.JSON} is in another language than the report: {AGAIN}"
         return
-    if stored.get("digest") != digest:
+    if stored.get("digest") != results.digest:
         yield f"{generated.JSON} was made from other records than those in runs/: {AGAIN}"
-        return  # the numbers differ for this reason
-    numbers = stored.get("results")
+    numbers, expected = stored.get("results"), generated.values(results)
     numbers = numbers if isinstance(numbers, dict) else {}
     for key, value in expected.items():
         if key not in numbers:
             yield f"{generated.JSON} lacks {key!r}: {AGAIN}"
         elif numbers[key] != value:
             said = numbers[key].get("text") if isinstance(numbers[key], dict) else numbers[key]
-            other = f"{said!r}" if said != value["text"] else "another value"
-            yield f"{generated.JSON}: {key!r} says {other}, the records give {value['text']!r}"
+            other = _quoted(said) if said != value["text"] else "another value"
+            yield (
+                f"{generated.JSON}: {key!r} says {other}, the records give {_quoted(value['text'])}"
+            )
     for key in numbers.keys() - expected.keys():
         yield f"{generated.JSON}: no record gives {str(key)[:100]!r}: {AGAIN}"
 
@@ -287,16 +352,16 @@ def _figure(path: Path) -> bytes:
 def _history(folder: str | Path, state: Repository, found: Team) -> Iterator[str]:
     """The commit exists, and nobody has more commits than Git counts."""
     commit = state.commit.rstrip("+")
-    known = repository.has(folder, commit) if commit else True
-    if known is False:
+    if commit and repository.has(folder, commit) is False:
         yield f"{generated.JSON} names the commit {commit}, which this repository lacks: {AGAIN}"
-    if known is None:
-        return  # a clone without history counts nothing
-    now = repository.look(folder, found.members)
-    for member, said, counted in zip(found.members, state.commits, now.commits):
-        if now.commit and said is not None and said > (counted or 0):
+    if not repository.has(folder, "HEAD"):
+        return  # outside of Git, and in a clone without history, nothing can be counted
+    now = repository.commits(folder, found.members)
+    for member, said, counted in zip(found.members, state.commits, now):
+        if said is not None and said > (counted or 0):
             yield (
-                f"{generated.JSON} says {said} commits of {member.name.of(found.language)}, Git "
+                f"{generated.JSON} says {said} commit{'s' * (said != 1)} of "
+                f"{member.name.of(found.language)}, Git "
                 f"counts {counted or 0}: {AGAIN}"
             )
 

@@ -95,6 +95,7 @@ class Review:
         largest, whole: megabytes of a file, and of a repository.
         commits: that are read at most, the latest.
         budget: minutes for running things again.
+        notebooks: percent of the budget that records leave to notebooks.
         repeats: records that are run again at most.
         start: seconds that a run takes beside its training.
         accelerator: how many times faster than this machine a GPU is taken to be.
@@ -113,6 +114,7 @@ class Review:
     whole: int
     commits: int
     budget: int
+    notebooks: int
     repeats: int
     start: int
     accelerator: int
@@ -220,7 +222,8 @@ def _flags(entry: Entry) -> Flags:
 
 _COUNTS = {
     "share": 100, "strangers": 100, "words": 1000, "similar": 100, "passages": 1000,
-    "largest": 10_000, "whole": 100_000, "commits": 1_000_000, "budget": 10_000, "repeats": 1000,
+    "largest": 10_000, "whole": 100_000, "commits": 1_000_000, "budget": 10_000,
+    "notebooks": 40, "repeats": 1000,
     "start": 3600, "accelerator": 10_000, "slower": 1000,
 }  # fmt: skip
 

@@ -131,6 +131,7 @@ def run(
     seed: Path | None = None,
     folder: str = PROJECT,
     text: str = "",
+    packages: Path | None = None,
 ) -> Finished:
     """Run a command in the sandbox.
 
@@ -156,6 +157,7 @@ def run(
             Python; if it is not given, `writable`.
         folder: where it starts.
         text: its input.
+        packages: a folder of further packages for Python; with `trust` it is not used.
 
     Raises:
         NoSandbox: none works here, and `trust` is not given.
@@ -187,6 +189,9 @@ def run(
         else:
             shown = {str(path.absolute()): path for path in readable}
             shown |= {bubblewrap.PROJECT: project} | ({bubblewrap.SEED: seed} if seed else {})
+            if packages:
+                shown |= {bubblewrap.PACKAGES: packages}
+                variables |= {"PYTHONPATH": bubblewrap.path(bubblewrap.PACKAGES)}
             finished = _run_confined(job, shown, variables, scratch, limits)
         return _taken(finished, scratch / "stream", writable, limits)
 

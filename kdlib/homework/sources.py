@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from kdlib.homework import typed
+from kdlib.homework.typed import Decimal
 
 TYPST, LATEX = "report.typ", "report.tex"
 BIBLIOGRAPHY = "references.bib"
@@ -34,8 +39,7 @@ class Source:
         experiments: of tables and figures of results.
         cited: keys that must stand in the bibliography.
         calls: the commands of the style that it uses, e.g. "contributions".
-        typed: percentages and points typed by hand.
-        decimals: all decimals typed by hand, lengths of the layout aside.
+        decimals: typed by hand, lengths of the layout aside.
         figures: labels of figures, those of results included.
         referred: labels that the text refers to.
         swallowed: calls of `result` behind which Typst takes a semicolon for its own.
@@ -48,17 +52,16 @@ class Source:
     experiments: tuple[Found, ...]
     cited: tuple[Found, ...]
     calls: frozenset[str]
-    typed: tuple[Found, ...]
-    decimals: tuple[Found, ...]
+    decimals: tuple[Decimal, ...]
     figures: tuple[Found, ...]
     referred: frozenset[str]
     swallowed: tuple[Found, ...]
 
 
 class _Syntax(NamedTuple):
-    """How an engine writes what the checks look for; group 1 is the name."""
+    """How an engine writes what the checks look for; the first group that fits is the name."""
 
-    comment: str
+    comment: str  # and what looks like one in code and in strings
     include: str
     section: str
     key: str
@@ -72,46 +75,39 @@ class _Syntax(NamedTuple):
 
 _SYNTAX = {
     ".typ": _Syntax(
-        comment=r"/\*.*?\*/|(?<!:)//[^\n]*",
+        comment=r"(`{3,9}).*?(?:\1|\Z)|`[^`\n]*`|\"[^\"\n]*\"|/\*.*?(?:\*/|\Z)|(?<!:)//[^\n]*",
         include=r'#?(?:include|import)\s+"([^"\n]+)"[^\n]*',
         section=r'#section\("([^"\n]*)"\)',
         key=r'\bresult\(\s*"([^"]*)"\s*\)',
         experiment=r'#results-(?:table|figure)\(\s*"([^"]*)"',
         cite=r"\bcite\(\s*<([^>\s]+)>",
-        reference=r"(?<![\w.\\])@([A-Za-z][\w:.-]*)",
-        label=r"<([A-Za-z][\w:.-]*)>",
+        reference=r"(?<![\w.\\])@([^\W\d][\w:.-]*)",
+        label=r"<([^\W\d][\w:.-]*)>|#label\(\s*\"([^\"\n]+)\"\s*\)",
         figure=r'#results-figure\(\s*"([^"]*)"',
         call=r"#(title|abstract|sources|contributions|reproducibility|references)\(|"
-        r"^\s*(title|abstract):",
+        r"^[ \t]*(title|abstract):",
     ),
     ".tex": _Syntax(
         comment=r"(?<!\\)%[^\n]*",
-        include=r"\\(?:input|include)\{([^}\n]+)\}",
-        section=r"\\kdsection\{([^}]*)\}",
-        key=r"\\result\{([^}]*)\}",
-        experiment=r"\\results(?:table|figure)\{([^}]*)\}",
-        cite=r"\\(?:no)?cite[a-zA-Z]*\*?(?:\[[^\]]*\])*\{([^}]*)\}",
+        include=r"\\(?:input|include)\{([^{}\n]+)\}",
+        section=r"\\kdsection\{([^{}]*)\}",
+        key=r"\\result\{([^{}]*)\}",
+        experiment=r"\\results(?:table|figure)\{([^{}]*)\}",
+        cite=r"\\(?:no)?cite[a-zA-Z]*\*?(?:\[[^\]\n]{0,300}\])*\{([^{}]*)\}",
         reference=r"(?!)",
-        label=r"\\label\{([^}]*)\}",
-        figure=r"\\resultsfigure\{([^}]*)\}",
+        label=r"\\label\{([^{}]*)\}",
+        figure=r"\\resultsfigure\{([^{}]*)\}",
         call=r"\\kd(sources|contributions|reproducibility|references)\b|"
         r"\\(title)\{|\\begin\{(abstract)\}",
     ),
 }
-_TYPED = r"(?<![\w.,])(\d+[.,]\d+)(?=[\s~]*(?:\\?%|points?\b|п\.\s?п\.|процент))"
-
-
-_DECIMAL = (
-    r"(?<![\w.,:])(?<!width: )(?<!height: )(\d+[.,]\d+)(?![\d]*[.,]\d|\d)"
-    r"(?!\s*(?:em|ex|pt|cm|mm|in|fr)\b|\\(?:line|text|column)(?:width|height))"
-)
 _FIGURE = {
     ".typ": r"(?<![\w-])figure\((?!\s*table\b)",
-    ".tex": r"\\begin\{figure\*?\}(.*?)\\end\{figure\*?\}",
+    ".tex": r"\\begin\{figure\*?\}((?:(?!\\begin\{figure).)*?)\\end\{figure\*?\}",
 }
 _REFERENCE = {
-    ".typ": r"(?<![\w.\\])@([A-Za-z](?:[\w:.-]*\w)?)|#ref\(\s*<([^>\s]+)>",
-    ".tex": r"\\(?:auto|c|C|v|page|eq|name)?ref\*?\{([^}]*)\}",
+    ".typ": r"(?<![\w.\\])@([^\W\d](?:[\w:.-]*\w)?)|#ref\(\s*<([^>\s]+)>",
+    ".tex": r"\\(?:auto|c|C|v|page|eq|name)?ref\*?\{([^{}]*)\}",
 }
 
 
@@ -134,8 +130,10 @@ def read(main: str | Path) -> Source:
     expanded = list(_lines(main.parent, main.name, syntax, set()))
     text = "\n".join(line for line, _ in expanded)
 
+    ends_of_lines = [found.start() for found in re.finditer("\n", text)]
+
     def where(position: int) -> str:
-        return expanded[text.count("\n", 0, position)][1]
+        return expanded[bisect.bisect_left(ends_of_lines, position)][1]
 
     def search(pattern: str) -> list[tuple[str, int]]:
         return [
@@ -146,6 +144,7 @@ def read(main: str | Path) -> Source:
     def all_of(pattern: str) -> tuple[Found, ...]:
         return tuple(Found(name, where(position)) for name, position in search(pattern))
 
+    cited = list(_cited(syntax, search))
     starts = [found.span() for found in re.finditer(syntax.section, text)]
     ends = [start for start, _ in starts[1:]] + [len(text)]
     return Source(
@@ -158,48 +157,51 @@ def read(main: str | Path) -> Source:
             Found(name, where(place)) for name, place in _figures(text, main.suffix, syntax)
         ),
         referred=frozenset(_referred(text, main.suffix)),
-        cited=tuple(_cited(syntax, search, where)),
+        cited=tuple(Found(name, where(position)) for name, position in cited),
         calls=frozenset(name for name, _ in search(syntax.call)),
-        typed=all_of(_TYPED),
-        decimals=all_of(_DECIMAL),
+        decimals=typed.find(text, cited, where),
         swallowed=all_of(r'#result\("([^"]*)"\);') if main.suffix == ".typ" else (),
     )
 
 
 def _cited(
-    syntax: _Syntax, search: Callable[[str], list[tuple[str, int]]], where: Callable[[int], str]
-) -> Iterator[Found]:
-    """Citations, and in Typst references to what is no label of the text."""
+    syntax: _Syntax, search: Callable[[str], list[tuple[str, int]]]
+) -> Iterator[tuple[str, int]]:
+    """(name, position) of citations, and in Typst of references to what is no label of the text."""
     cites = search(syntax.cite)
     for names, position in cites:
         for name in re.split(r"\s*,\s*", names.strip()):
-            yield Found(name, where(position))
+            yield name, position
     labels = {name for name, _ in search(syntax.label)} - {name for name, _ in cites}
     for name, position in search(syntax.reference):
         if name.rstrip(".:") not in labels:
-            yield Found(name.rstrip(".:"), where(position))
+            yield name.rstrip(".:"), position
 
 
 def _figures(text: str, suffix: str, syntax: _Syntax) -> Iterator[tuple[str, int]]:
     """(label, position) of each figure that is no table; "" where it has none."""
     for found in re.finditer(syntax.figure, text):
         yield f"figure-{found[1]}", found.start()
+    closed = _closed(text) if suffix == ".typ" else {}
     for found in re.finditer(_FIGURE[suffix], text, re.DOTALL):
         if suffix == ".tex":
             label = re.search(syntax.label, found[1])
         else:
-            label = re.match(r"\s*\]?\s*" + syntax.label, text[_closing(text, found.end()) :])
-        yield (label[1] if label else ""), found.start()
+            behind = re.compile(r"\s*\]?\s*(?:" + syntax.label + ")")
+            label = behind.match(text, closed.get(found.end() - 1, len(text)))
+        yield (next(filter(None, label.groups())) if label else ""), found.start()
 
 
-def _closing(text: str, position: int) -> int:
-    """Behind the parenthesis that closes the one before `position`."""
-    depth = 1
-    for place in range(position, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if depth == 0:
-            return place + 1
-    return len(text)
+def _closed(text: str) -> dict[int, int]:
+    """{position of a parenthesis: behind the one that closes it}."""
+    found: dict[int, int] = {}
+    waiting: list[int] = []
+    for one in re.finditer(r"[()]", text):
+        if one[0] == "(":
+            waiting.append(one.start())
+        elif waiting:
+            found[waiting.pop()] = one.end()
+    return found
 
 
 def _referred(text: str, suffix: str) -> Iterator[str]:
@@ -219,13 +221,25 @@ def _lines(folder: Path, name: str, syntax: _Syntax, seen: set[str]) -> Iterator
         text = path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be text in UTF-8 ({error}): save it as such") from error
-    text = re.sub(syntax.comment, lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
+    text = re.sub(syntax.comment, _without_comment, text, flags=re.DOTALL)
     for number, line in enumerate(text.splitlines(), start=1):
         yield line, f"{name}:{number}"
         for found in re.finditer(syntax.include, line):
             inner = found[1] if "." in found[1] else found[1] + path.suffix
+            if path.suffix == ".typ":  # Typst starts at the file that includes, "/" is the top
+                inner = posixpath.normpath(posixpath.join(posixpath.dirname(name), inner))
+                inner = inner.lstrip("/")
             if inner not in (*seen, *STYLES) and _own(folder, inner, path.suffix):
                 yield from _lines(folder, inner, syntax, seen)
+
+
+def _without_comment(found: re.Match[str]) -> str:
+    """Nothing for a comment, a string as it is, and code that is shown without calls and labels."""
+    if found[0].startswith('"'):
+        return found[0]
+    if found[0].startswith("`"):
+        return re.sub("[@<#]", " ", found[0])
+    return "\n" * found[0].count("\n")
 
 
 def _own(folder: Path, name: str, suffix: str) -> bool:

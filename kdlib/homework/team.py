@@ -32,6 +32,7 @@ class Source:
     origin: Text
     licence: str
     changed: Text
+    line: int = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def _source(entry: Entry) -> Source:
         origin=found["from"].both(),
         licence=found["licence"].text(60),
         changed=found["changed"].both(),
+        line=entry.line,
     )
 
 

@@ -26,7 +26,12 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
 
 
 def run_notebook(
-    path: str | Path, project: Path, *, limits: Limits = DEFAULT, trust: bool = False
+    path: str | Path,
+    project: Path,
+    *,
+    limits: Limits = DEFAULT,
+    trust: bool = False,
+    packages: Path | None = None,
 ) -> Finished:
     """Repeat a notebook of `project` and compare each output with the stored one (strict nbval).
 
@@ -38,6 +43,9 @@ def run_notebook(
     Args:
         path: of the notebook, relative to `project`.
         project: the team's folder.
+        limits: of time, memory, processes and files.
+        trust: without a sandbox.
+        packages: a folder of further packages, for the sandbox.
 
     Raises:
         NoSandbox: none works here, and `trust` is not given.
@@ -53,8 +61,9 @@ def run_notebook(
     words = ["--nbval", "--nbval-current-env", f"--nbval-cell-timeout={limits.seconds:.0f}"]
     line = [sys.executable, *STRICT, *OWN, *words, "-q", "--color=no", f"{RESULTS}/{name}"]
     return sandbox.run(
-        line, project, seed=project, folder=RESULTS, environment=ALONE, limits=limits, trust=trust
-    )
+        line, project, seed=project, folder=RESULTS, environment=ALONE, limits=limits, trust=trust,
+        packages=packages,
+    )  # fmt: skip
 
 
 def build_report(folder: str | Path, main: str, *, trust: bool = False) -> Built:

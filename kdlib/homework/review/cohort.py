@@ -11,14 +11,17 @@ from typing import NamedTuple
 
 from kdlib.engine import files
 from kdlib.homework.review import handed_in, page, reviewing, similarity
-from kdlib.homework.review.findings import FLAGS, NOTE, RED
+from kdlib.homework.review.findings import FLAGS, RED, SEVERITIES
 from kdlib.homework.review.reviewing import Failed, Options, Review
-from kdlib.homework.review.similarity import Program
+from kdlib.homework.review.similarity import Pair, Program
 from kdlib.homework.sandbox import NoSandbox
 
 PAGE, DATA = "review.html", "review.json"
 COHORT_PAGE, COHORT_DATA = "cohort.html", "cohort.csv"
+MOST_PAIRS = 20
 FOLDER = "reviews"  # of the pages of a cohort, beside its table
+# Flags that may say that a work is not what it seems; a person looks at these first.
+FIRST = ("tampering", "similarity", "reproducibility", "contributions")
 
 
 def names(paths: Sequence[Path]) -> list[str]:
@@ -67,16 +70,25 @@ def review(
             spent.append(time.monotonic() - start)
         if many:
             print(f"  {_said(done)}", flush=True)
-    found = _compared(found, programs, options, against)
+    pairs, problem = _pairs(programs, options, against, [one.path for one in found])
+    found = [
+        one.with_answer("similarity", similarity.answer(one.name, pairs, options.course, problem))
+        if isinstance(one, Review)
+        else one
+        for one in found
+    ]
     for one in found:
         if isinstance(one, Review):
             place = out / FOLDER / one.name if many else out
             files.write_atomically(place / DATA, reviewing.as_json(one))
             files.write_atomically(place / PAGE, page.of_review(one, options.course, language))
     if many:
+        print(_most_alike(pairs) if pairs else problem, flush=True)
         found = sorted(found, key=_attention)
         files.write_atomically(out / COHORT_DATA, table(found))
-        files.write_atomically(out / COHORT_PAGE, page.of_cohort(found, options.course, language))
+        ranked = similarity.ranking(pairs, MOST_PAIRS) if pairs else problem
+        text = page.of_cohort(found, FIRST, ranked, options.course, language)
+        files.write_atomically(out / COHORT_PAGE, text)
     return found
 
 
@@ -89,8 +101,7 @@ class _Done(NamedTuple):
 def _said(done: _Done) -> str:
     if isinstance(done.review, Failed):
         return f"could not be reviewed: {done.review.problem}"
-    kept = "" if done.fresh else ", reviewed before"
-    return f"{done.review.count(RED)} red, {done.review.count(NOTE)} notes{kept}"
+    return "reviewed" if done.fresh else "reviewed before"
 
 
 def _left(spent: Sequence[float], ahead: int) -> str:
@@ -130,52 +141,58 @@ def _kept(stored: Path, key: str) -> Review | None:
     return found if found.key == key else None
 
 
-def _compared(
-    found: Sequence[Review | Failed],
-    programs: list[Program],
-    options: Options,
-    against: Path | None,
-) -> list[Review | Failed]:
-    """The reviews with what pairs of programs say."""
-    own = {Path(one.path).resolve() for one in found}
+def _pairs(
+    programs: list[Program], options: Options, against: Path | None, paths: Sequence[str]
+) -> tuple[list[Pair], str]:
+    """All pairs of programs, the most alike first, and why there are none."""
+    own = {Path(path).resolve() for path in paths}
     others = [
         similarity.of_folder(folder, f"{folder.parent.name}/{folder.name}", options.kit)
         for folder in (sorted(against.iterdir()) if against else [])
         if folder.is_dir() and not folder.is_symlink() and folder.resolve() not in own
     ]
     together = [*programs, *others]
-    problem = similarity.missing() if len(together) > 1 else ""
-    pairs = [] if problem or len(together) < 2 else similarity.compare(
-        together, options.kit, options.course
-    )  # fmt: skip
-    return [
-        one.with_answer("similarity", similarity.answer(one.name, pairs, options.course, problem))
-        if isinstance(one, Review)
-        else one
-        for one in found
-    ]
+    if len(together) < 2:
+        return [], "there is no other code to compare with"
+    if problem := similarity.missing():
+        return [], problem
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+
+    pairs = similarity.compare(together, options.kit, options.course, say)
+    return pairs, "" if pairs else "there is no other code to compare with"
 
 
-def _attention(one: Review | Failed) -> tuple[int, int, int, str]:
-    """What needs a person's eye comes first: most red flags, then what could not be reviewed."""
+def _most_alike(pairs: Sequence[Pair]) -> str:
+    first = pairs[0]
+    return f"most alike: {first.left.name} and {first.right.name}, {first.share:.0f} % in common"
+
+
+def _attention(one: Review | Failed) -> tuple[int | str, ...]:
+    """What needs a person's eye comes first: what could not be reviewed, then by red flags.
+
+    Of these `FIRST` before all others, then their number, then that of their findings.
+    """
     if isinstance(one, Failed):
-        return (0, 0, 0, one.name)
-    red = sum(one.count(RED, flag) > 0 for flag in FLAGS)
-    return (1, -red, -one.count(NOTE), one.name)
+        return (0, 0, 0, 0, one.name)
+    red = [flag for flag in FLAGS if one.state(flag) == RED]
+    findings = sum(finding.severity == RED for finding in one.findings)
+    return (1, -len(set(red) & set(FIRST)), -len(red), -findings, one.name)
 
 
 def table(found: Sequence[Review | Failed]) -> str:
     """cohort.csv: a line for each repository, in the order of the page."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["name", "team", "members", "commit", "red", "notes", *FLAGS, "problem"])
+    writer.writerow(["name", "team", "members", "commit", *SEVERITIES, *FLAGS, "problem"])
     for one in found:
         row: list[object]
         if isinstance(one, Failed):
-            row = [one.name, "", "", "", "", "", *[""] * len(FLAGS), one.problem]
+            row = [one.name, "", "", "", *[""] * len((*SEVERITIES, *FLAGS)), one.problem]
         else:
-            row = [one.name, one.team, "; ".join(one.members), one.commit, one.count(RED)]
-            row += [one.count(NOTE), *(page.state(one, flag) for flag in FLAGS), ""]
+            row = [one.name, one.team, "; ".join(one.members), one.commit, *one.counts.values()]
+            row += [*map(one.state, FLAGS), ""]
         writer.writerow([_harmless(str(part)) for part in row])
     return stream.getvalue()
 

@@ -24,7 +24,7 @@ FLAGS = {
     "figures": Text("Figures", "Графики"),
     "failed_attempts": Text("What did not work", "Что не получилось"),
 }
-RED, GREEN, NOTE = "red", "green", "note"
+SEVERITIES = RED, GREEN, NOTE = "red", "green", "note"
 
 
 class Finding(NamedTuple):
@@ -95,3 +95,9 @@ def some(names: Iterable[Any], most: int = 6) -> str:
     listed = [str(name) for name in names]
     rest = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + rest
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 commit", "2 commits"."""
+    plural = {"person": "people"}.get(noun, f"{noun}s")
+    return f"{number} {noun if number == 1 else plural}"

@@ -148,6 +148,8 @@ class HandedIn:
         left: {path: why} of files that were not copied.
         course: whose rules hold.
         kit: what teams were given.
+        packages: a folder with what the team declares and this environment lacks; None without.
+        packages_told: what is in it, or why it is not there; "" if nothing was asked for.
     """
 
     path: Path
@@ -157,6 +159,8 @@ class HandedIn:
     left: dict[str, str]
     course: Course
     kit: Kit
+    packages: Path | None = None
+    packages_told: str = ""
 
     @property
     def tree(self) -> Path:
@@ -254,6 +258,23 @@ class HandedIn:
         except (OSError, ValueError):
             return None
 
+    @cached_property
+    def _entries(self) -> tuple[set[str], str]:
+        try:
+            return sources.bibliography(self.folder / sources.BIBLIOGRAPHY), ""
+        except (OSError, ValueError) as error:
+            return set(), str(error).replace(f"{self.tree}/", "")
+
+    @property
+    def bibliography(self) -> set[str]:
+        """Keys of the papers; none if they cannot be read."""
+        return self._entries[0]
+
+    @property
+    def bibliography_problem(self) -> str:
+        """Why they cannot be read; "" if they can."""
+        return self._entries[1]
+
     def text(self, name: str) -> str:
         """A file as text, "" if it was not copied."""
         path = self.tree / name
@@ -269,6 +290,10 @@ class HandedIn:
         """Whether a file is one of the kit, to the letter."""
         path = self.tree / name
         return path.is_file() and digest(path.read_bytes()) in self.kit.files
+
+    def is_given(self, line: str) -> bool:
+        """Whether a line of a text or a program is one that teams were given."""
+        return line.strip() in self.kit.lines
 
     def notebooks(self) -> list[str]:
         """Names of the notebooks that are not the kit's own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -19,17 +19,22 @@ class Work:
     Attributes:
         name: as the commits say.
         commits: as author or co-author, merges aside.
-        lines: {file: new lines in it}.
+        lines: {file: new lines in it}; those of several authors are shared equally.
     """
 
     name: str
     commits: int = 0
-    lines: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, float] = field(default_factory=dict)
 
     @property
-    def total(self) -> int:
+    def total(self) -> float:
         """New lines in all files."""
-        return self.lines.total()
+        return sum(self.lines.values())
+
+    def add(self, lines: Mapping[str, float], share: float = 1.0) -> None:
+        """Add this part of {file: new lines in it}."""
+        for name, count in lines.items():
+            self.lines[name] = self.lines.get(name, 0.0) + share * count
 
 
 def canonical(git: Git, people: list[tuple[str, str]]) -> list[str]:
@@ -48,9 +53,9 @@ def canonical(git: Git, people: list[tuple[str, str]]) -> list[str]:
 def read(handed_in: HandedIn) -> dict[str, Work]:
     """{address: work} of everybody in the history of the reviewed commit.
 
-    A changed line counts once, as it reads afterwards. Blank lines, lines that moved within a
-    commit, lines of the kit and files that programs write do not count; notebooks count by the
-    sources of their cells.
+    A changed line counts once, as it reads afterwards, in equal parts for the authors of its
+    commit. Links, blank lines, lines that moved within a commit, lines of the kit and files that
+    programs write do not count; notebooks count by the sources of their cells.
     """
     found: dict[str, Work] = {}
     rules = handed_in.course.review
@@ -59,7 +64,7 @@ def read(handed_in: HandedIn) -> dict[str, Work]:
         for address, name in people.items():
             work = found.setdefault(address, Work(name))
             work.commits += 1
-            work.lines.update(lines)
+            work.add(lines, 1 / len(people))
     return found
 
 
@@ -85,7 +90,8 @@ def _commits(git: Git, most: int) -> Iterator[tuple[dict[str, str], list[tuple[s
     while place < len(tokens):
         token = tokens[place].strip("\n")
         if token.startswith(":"):
-            _, _, old, new, _ = token.split()
+            before, after, old, new, _ = token.split()
+            old, new = (_of_file(*one) for one in ((before.lstrip(":"), old), (after, new)))
             files[label].append((old, new, tokens[place + 1]))
             place += 1
         elif token:
@@ -93,6 +99,11 @@ def _commits(git: Git, most: int) -> Iterator[tuple[dict[str, str], list[tuple[s
         place += 1
     for label in people_of:
         yield people_of[label], files[label]
+
+
+def _of_file(mode: str, label: str) -> str:
+    """The object of a regular file; zeros for a link, whose content is the name of another file."""
+    return label if mode.startswith("100") else "0" * len(label)
 
 
 def _new_lines(handed_in: HandedIn, files: list[tuple[str, str, str]]) -> Counter[str]:

@@ -19,10 +19,8 @@ def read(starter: Path | None = None) -> Kit:
     """The kit itself, its notebooks and templates, and a folder that was given out besides.
 
     Raises:
-        OSError: the folder cannot be read.
+        OSError: a file cannot be read.
     """
-    if starter is not None and not starter.is_dir():
-        raise NotADirectoryError(20, "is no folder of what teams were given", str(starter))
     tests = PACKAGE.parent / "tests"
     places = [PACKAGE, report.template(), starting.STARTER, notebooks.FOLDER, tests]
     files, lines, codes = set(), set(), []

@@ -40,9 +40,12 @@ WORDS = {
     "team": Text("Team", "Команда"),
     "problem": Text("could not be reviewed", "не удалось проверить"),
     "sorted": Text(
-        "What needs a person's eye first: what could not be reviewed, then most red flags.",
-        "По срочности: что не удалось проверить, затем больше красных признаков.",
+        "What needs a person's eye first: what could not be reviewed; then most red flags, those "
+        "counted first that may say that a work is not what it seems: {first}.",
+        "По срочности: что не удалось проверить; затем больше красных признаков, причём сначала "
+        "считаются те, что могут значить, что работа не то, чем кажется: {first}.",
     ),
+    "pairs": Text("Pairs of teams, most alike first", "Пары команд, сначала самые похожие"),
 }
 
 STYLE = """
@@ -101,12 +104,6 @@ body.wide { page: wide; }
 """
 
 
-def state(found: Review, flag: str) -> str:
-    """The worst that was found about a flag: "red", else "green" if something is, else "note"."""
-    seen = {one.severity for one in found.findings if one.flag == flag}
-    return next((one for one in (RED, GREEN) if one in seen), NOTE)
-
-
 def of_review(found: Review, course: Course, language: str) -> str:
     """review.html: the summary, then the evidence by flag."""
     about = [
@@ -131,21 +128,40 @@ def of_review(found: Review, course: Course, language: str) -> str:
     return _document(f"{found.team}: {WORDS['title'].of(language)}", body, language)
 
 
-def of_cohort(found: Sequence[Review | Failed], course: Course, language: str) -> str:
-    """cohort.html: a line for each repository, with the state of each flag."""
+def of_cohort(
+    found: Sequence[Review | Failed],
+    first: Sequence[str],
+    pairs: Table | str,
+    course: Course,
+    language: str,
+) -> str:
+    """cohort.html: a line for each repository with the state of each flag, then the pairs.
+
+    Args:
+        found: in the order of the page.
+        first: the flags that came first in this order.
+        pairs: the ranking of pairs, or why there is none.
+        course: whose title and note it shows.
+        language: of the headings.
+    """
+    names = ", ".join(FLAGS[flag].of(language) for flag in first)
     heads = "".join(
         f'<th class="flag"><span>{_text(name.of(language))}</span></th>' for name in FLAGS.values()
     )
     body = [
         f'<p class="over">{_text(course.title.of(language))}</p>',
         f"<h1>{_word('cohort', language)}</h1>",
-        f"<p>{_word('sorted', language)}</p>",
+        f"<p>{_text(WORDS['sorted'].of(language).format(first=names))}</p>",
         '<table class="cohort"><thead><tr>',
-        f"<th>{_word('team', language)}</th><th>{_word('members', language)}</th>{heads}</tr>",
+        f"<th>{_word('team', language)}</th><th>{_word('members', language)}</th>",
+        *(f'<th class="flag {one}">{mark}</th>' for one, mark in MARKS.items()),
+        f"{heads}</tr>",
         "</thead><tbody>",
         *(_line(one, language) for one in found),
         "</tbody></table>",
-        "<p>" + " · ".join(_mark(one, language) for one in (RED, GREEN, NOTE)) + "</p>",
+        "<p>" + " · ".join(_mark(one, language) for one in MARKS) + "</p>",
+        f"<h2>{_word('pairs', language)}</h2>",
+        f"<p>{_text(pairs)}</p>" if isinstance(pairs, str) else _table(pairs, language),
         _footer(course, language),
     ]
     return _document(WORDS["cohort"].of(language), body, language, wide=True)
@@ -154,11 +170,12 @@ def of_cohort(found: Sequence[Review | Failed], course: Course, language: str) -
 def _line(one: Review | Failed, language: str) -> str:
     if isinstance(one, Failed):
         told = f"{_mark(RED, language, WORDS['problem'].of(language))}: {_text(one.problem)}"
-        return f'<tr><td>{_text(one.name)}</td><td colspan="{len(FLAGS) + 1}">{told}</td></tr>'
+        return f'<tr><td>{_text(one.name)}</td><td colspan="{len(FLAGS) + 4}">{told}</td></tr>'
     link = quote(f"reviews/{one.name}/review.html")
-    cells = "".join(
-        f'<td class="flag"><a class="mark {state(one, flag)}" href="{link}#{flag}" '
-        f'title="{_text(name.of(language))}">{MARKS[state(one, flag)]}</a></td>'
+    cells = "".join(f'<td class="flag">{count}</td>' for count in one.counts.values())
+    cells += "".join(
+        f'<td class="flag"><a class="mark {one.state(flag)}" href="{link}#{flag}" '
+        f'title="{_text(name.of(language))}">{MARKS[one.state(flag)]}</a></td>'
         for flag, name in FLAGS.items()
     )
     team = f'<a href="{link}">{_text(one.name)}</a>'
@@ -170,11 +187,9 @@ def _line(one: Review | Failed, language: str) -> str:
 
 
 def _counts(found: Review, language: str) -> str:
-    states = [state(found, flag) for flag in found.answers]
     parts = [
-        f'<span class="{one}">{MARKS[one]} <strong>{states.count(one)}</strong> '
-        f"{_word(one, language)}</span>"
-        for one in (RED, GREEN, NOTE)
+        f'<span class="{one}">{MARKS[one]} <strong>{count}</strong> {_word(one, language)}</span>'
+        for one, count in found.counts.items()
     ]
     return f'<p class="counts">{"".join(parts)}</p>'
 
@@ -182,10 +197,8 @@ def _counts(found: Review, language: str) -> str:
 def _summary(found: Review, language: str) -> str:
     order = {RED: 0, GREEN: 1, NOTE: 2}
     rows = []
-    for flag, answer in sorted(
-        found.answers.items(), key=lambda pair: state(found, pair[0]) != RED
-    ):
-        worst = state(found, flag)
+    for flag, answer in sorted(found.answers.items(), key=lambda pair: found.state(pair[0]) != RED):
+        worst = found.state(flag)
         said = min(answer.findings, key=lambda one: order[one.severity])
         rest = sum(one.severity == RED for one in answer.findings) - 1
         more = f" ({WORDS['more'].of(language).format(count=rest)})" if rest > 0 else ""
@@ -200,7 +213,7 @@ def _summary(found: Review, language: str) -> str:
 def _flag(found: Review, flag: str, language: str) -> str:
     answer = found.answers[flag]
     heading = f"{FLAGS[flag].of(language)}"
-    mark = _mark(state(found, flag), language)
+    mark = _mark(found.state(flag), language)
     parts = [f'<section id="{flag}"><h3>{_text(heading)} {mark}</h3>']
     shown = answer.findings[:MOST_ROWS]
     parts.append(f'<ul class="findings">{"".join(map(_finding, shown))}</ul>')

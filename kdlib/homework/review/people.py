@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 
 from kdlib.homework.review import history
-from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, some
+from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import HandedIn
 from kdlib.homework.review.history import Work
 from kdlib.homework.team import FILE, Member
 from kdlib.homework.words import SECTIONS
 
+UNREAD = f"{FILE} could not be read"
 SHORTLOG = "git shortlog -sne --no-merges --group=author --group=trailer:co-authored-by HEAD"
 
 
 def team_size(handed_in: HandedIn) -> Answer:
     """At most as many members as the course allows."""
     count, most = len(handed_in.team.members), handed_in.course.rules.team_size
-    source = "the commits" if handed_in.team_problem else FILE
-    evidence = f"{count} member{'s' * (count != 1)} in {source}, at most {most} are allowed"
+    if handed_in.team_problem:
+        told = f"{UNREAD}: {counted(count, 'person')} committed, at most {most} may be in a team"
+        return Answer.note("team_size", told)
+    evidence = f"{counted(count, 'member')} in {FILE}, at most {most} are allowed"
     return Answer((Finding("team_size", RED if count > most else GREEN, evidence, FILE),))
 
 
@@ -26,15 +29,17 @@ def tasks(handed_in: HandedIn) -> Answer:
     """An item of the task or more for each member."""
     language, members = handed_in.team.language, handed_in.team.members
     if handed_in.team_problem:
-        return Answer((Finding("tasks", RED, handed_in.team_problem, FILE),))
+        line = re.search(r"\bline (\d+)", handed_in.team_problem)
+        where = f"{FILE}:{line[1]}" if line else FILE
+        return Answer((Finding("tasks", RED, handed_in.team_problem, where),))
     items = {item.of(language).casefold() for member in members for item in member.items}
     found = []
     if len(items) < len(members):
         found.append(
             Finding(
                 "tasks", RED,
-                f"{len(items)} different item{'s' * (len(items) != 1)} for {len(members)} members: "
-                "less than one for each", FILE,
+                f"{counted(len(items), 'different item')} for {counted(len(members), 'member')}: "
+                "less than one for each", f"{FILE}:{members[0].line}",
             )
         )  # fmt: skip
     for member in members:
@@ -44,7 +49,8 @@ def tasks(handed_in: HandedIn) -> Answer:
         elif not member.sections:
             evidence = f"{member.name.of(language)} wrote no section of the report"
             found.append(Finding("tasks", NOTE, evidence, f"{FILE}:{member.line}"))
-    good = Finding("tasks", GREEN, f"{len(items)} items, one or more for each member", FILE)
+    evidence = f"{counted(len(items), 'item')}, one or more for each member"
+    good = Finding("tasks", GREEN, evidence, f"{FILE}:{members[0].line}")
     rows = tuple(
         (
             member.name.of(language),
@@ -71,6 +77,10 @@ def contributions(handed_in: HandedIn, works: dict[str, Work]) -> Answer:
         for member in members
     ]
     tables = (_figures(handed_in, by_member, strangers), _files(handed_in, by_member, strangers))
+    if handed_in.team_problem:  # who is whose colleague cannot be told, so nobody is accused
+        told = f"{UNREAD}, so that nothing says whose commits these are"
+        note = Answer.note("contributions", told)
+        return note._replace(tables=tables, commands=(SHORTLOG,))
     found = list(_judged(handed_in, by_member, strangers))
     parts = [f"{work.name} {share:.0f} %" for work, share in zip(by_member, _shares(by_member))]
     good = Finding(
@@ -99,8 +109,13 @@ def _joined(member: Member, works: list[Work]) -> Work:
     total = Work(member.name.en)
     for work in works:
         total.commits += work.commits
-        total.lines.update(work.lines)
+        total.add(work.lines)
     return total
+
+
+def _amount(lines: float) -> str:
+    """Shared lines are no whole numbers."""
+    return f"{lines:.1f}".removesuffix(".0")
 
 
 def _unit(works: list[Work]) -> str:
@@ -130,8 +145,8 @@ def _judged(handed_in: HandedIn, works: list[Work], strangers: list[Work]) -> li
                 Finding(
                     "contributions", RED,
                     f"{work.name} did nearly everything: {share:.0f} % of the {_unit(works)} "
-                    f"({work.total} lines, {work.commits} of {sum(w.commits for w in works)} "
-                    "commits)",
+                    f"({_amount(work.total)} lines, {work.commits} of "
+                    f"{counted(sum(w.commits for w in works), 'commit')})",
                 )
             )  # fmt: skip
     idle = [work.name for work in works if not work.commits]
@@ -148,8 +163,9 @@ def _judged(handed_in: HandedIn, works: list[Work], strangers: list[Work]) -> li
         found.append(
             Finding(
                 "contributions", RED if share >= rules.strangers else NOTE,
-                f"{sum(work.commits for work in strangers)} commits with {lines} new source lines "
-                f"({share:.0f} %) by nobody of {FILE}: {some(work.name for work in strangers)}",
+                f"{counted(sum(work.commits for work in strangers), 'commit')} with "
+                f"{_amount(lines)} new source lines ({share:.0f} %) by nobody of {FILE}: "
+                f"{some(work.name for work in strangers)}",
                 FILE,
             )
         )  # fmt: skip
@@ -160,18 +176,19 @@ def _figures(handed_in: HandedIn, works: list[Work], strangers: list[Work]) -> T
     shares = [f"{share:.0f} %" for share in _shares(works)]
     rows = [
         (
-            member.name.of(handed_in.team.language), str(work.commits), str(work.total), share,
+            member.name.of(handed_in.team.language), str(work.commits), _amount(work.total), share,
             str(len(member.items)),
         )
         for member, work, share in zip(handed_in.team.members, works, shares)
     ]  # fmt: skip
     rows += [
-        (f"{work.name} (nobody of {FILE})", str(work.commits), str(work.total), "", "")
+        (f"{work.name} (nobody of {FILE})", str(work.commits), _amount(work.total), "", "")
         for work in strangers
     ]
     return Table(
         "Commits without merges, co-authors included. A changed line counts once, as it reads "
-        "afterwards; lines of the kit, outputs of notebooks and written files do not count.",
+        "afterwards, in equal parts for the authors of its commit; lines of the kit, outputs of "
+        "notebooks and written files do not count.",
         ("member", "commits", "new source lines", "share", "items"),
         tuple(rows),
     )
@@ -179,12 +196,13 @@ def _figures(handed_in: HandedIn, works: list[Work], strangers: list[Work]) -> T
 
 def _files(handed_in: HandedIn, works: list[Work], strangers: list[Work], most: int = 12) -> Table:
     """Who touched what: the files with most new lines."""
-    total: Counter[str] = Counter()
+    total = Work("all")
     for work in works + strangers:
-        total.update(work.lines)
+        total.add(work.lines)
+    largest = sorted(total.lines, key=lambda name: -total.lines[name])[:most]
     names = [member.name.of(handed_in.team.language) for member in handed_in.team.members]
     rows = [
-        (name, *(str(work.lines[name] or "–") for work in works))
-        for name, _ in total.most_common(most)
+        (name, *(_amount(work.lines[name]) if name in work.lines else "–" for work in works))
+        for name in largest
     ]
     return Table("New source lines by file", ("file", *names), tuple(rows))

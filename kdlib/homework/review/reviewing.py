@@ -14,8 +14,13 @@ from typing import Any
 from kdlib import __version__
 from kdlib.homework.course import Course
 from kdlib.homework.review import (
+    executed,
     handed_in,
     history,
+    length,
+    needs,
+    numbers,
+    packages,
     people,
     running,
     similarity,
@@ -23,12 +28,22 @@ from kdlib.homework.review import (
     tampering,
     text,
 )
-from kdlib.homework.review.findings import FLAGS, NOTE, RED, Answer, Finding, Passage, Table
+from kdlib.homework.review.clock import Clock
+from kdlib.homework.review.findings import (
+    FLAGS,
+    GREEN,
+    NOTE,
+    RED,
+    Answer,
+    Finding,
+    Passage,
+    Table,
+    some,
+)
 from kdlib.homework.review.handed_in import HandedIn, Kit
-from kdlib.homework.review.running import Clock
 from kdlib.homework.review.similarity import Program
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -89,9 +104,20 @@ class Review:
         """Of all flags."""
         return [one for answer in self.answers.values() for one in answer.findings]
 
-    def count(self, severity: str, flag: str | None = None) -> int:
-        """How many findings of a severity there are, of one flag or of all."""
-        return sum(one.severity == severity and flag in (None, one.flag) for one in self.findings)
+    def state(self, flag: str) -> str:
+        """The worst that was found: "red", else "green" if something is, else "note"."""
+        seen = {one.severity for one in self.answers[flag].findings}
+        return next((one for one in (RED, GREEN) if one in seen), NOTE)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{severity: how many flags are in this state}, as every page and table counts."""
+        states = [self.state(flag) for flag in self.answers]
+        return {severity: states.count(severity) for severity in (RED, GREEN, NOTE)}
+
+    def told(self) -> str:
+        """These counts in words."""
+        return ", ".join(f"{count} {severity}" for severity, count in self.counts.items())
 
     def with_answer(self, flag: str, answer: Answer) -> Review:
         """The same with another answer."""
@@ -116,6 +142,8 @@ def review(path: Path, name: str, options: Options) -> tuple[Review, Program]:
     """
     start = time.monotonic()
     with handed_in.copied(path, options.course, options.kit) as found:
+        if options.run and not options.trust:
+            _install(found)
         seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
         clock = Clock(options.run, options.trust, 60 * options.budget, seed)
         answers = {flag: function() for flag, function in _functions(found, clock).items()}
@@ -134,6 +162,21 @@ def review(path: Path, name: str, options: Options) -> tuple[Review, Program]:
         return made, similarity.program(found, name)
 
 
+def _install(found: HandedIn) -> None:
+    """Install what the team declares and this environment lacks, for the sandbox alone."""
+    wanted = list(needs.lacking(found))
+    if not wanted:
+        return
+    place = found.git.folder.with_name("installed")
+    place.mkdir()
+    try:
+        found.packages, names = packages.install(wanted, place)
+        found.packages_told = f"installed for this review, from wheels: {some(names)}"
+    except packages.NotInstalled as error:
+        told = f"not installed for this review: {some(wanted)} ({error})"
+        found.packages_told = " ".join(told.split())
+
+
 def _functions(found: HandedIn, clock: Clock) -> dict[str, Callable[[], Answer]]:
     """{flag: what answers it}; what runs comes last, the longest at the end."""
     works = {} if found.shallow else history.read(found)
@@ -143,14 +186,14 @@ def _functions(found: HandedIn, clock: Clock) -> dict[str, Callable[[], Answer]]
         "tasks": lambda: people.tasks(found),
         "tampering": lambda: tampering.tampering(found),
         "similarity": lambda: Answer.note("similarity", "not compared with other teams"),
-        "unbound_numbers": lambda: text.unbound_numbers(found),
+        "unbound_numbers": lambda: numbers.unbound_numbers(found),
         "sources": lambda: text.sources_(found),
         "notebooks": lambda: stored.notebooks(found),
         "conclusions": lambda: text.conclusions(found),
         "figures": lambda: text.figures(found),
         "failed_attempts": lambda: text.failed_attempts(found),
-        "page_limit": lambda: running.page_limit(found, clock),
-        "exercises": lambda: running.exercises(found, clock, works),
+        "page_limit": lambda: length.page_limit(found, clock),
+        "exercises": lambda: executed.exercises(found, clock, works),
         "reproducibility": lambda: running.reproducibility(found, clock),
     }
 
@@ -163,8 +206,7 @@ def as_json(found: Review) -> str:
     content: dict[str, Any] = {
         "format": FORMAT,
         **{name: getattr(found, name) for name in _PLAIN},
-        "red": found.count(RED),
-        "notes": found.count(NOTE),
+        "flags": found.counts,
         "findings": [one._asdict() for one in found.findings],
         "details": {
             flag: {

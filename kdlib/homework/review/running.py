@@ -1,75 +1,32 @@
-"""Flags that need something of the team's to run: in the sandbox, or not at all.
+"""The flag about records: a sample of them runs again, in the sandbox or not at all.
 
 What runs can say whatever it likes. So only values come out, and this process compares them with
-the records; and what a notebook says about its exercises counts only where it contains the checks.
+the records.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import random
 import re
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdlib import repetition
-from kdlib.engine import notebooks
-from kdlib.homework import (
-    building,
-    checks,
-    generated,
-    report,
-    sandbox,
-    sources,
-    untrusted,
-)
-from kdlib.homework.building import Built
-from kdlib.homework.review import cells
-from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, some
+from kdlib.homework import sandbox
+from kdlib.homework.review import executed, needs
+from kdlib.homework.review.clock import LEAST, NOT_RUN, Clock
+from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import HandedIn
-from kdlib.homework.review.history import Work
-from kdlib.homework.sandbox import PROJECT, RESULTS, Limits
+from kdlib.homework.sandbox import PROJECT, Limits
 from kdlib.records import Run
 from kdlib.repetition import Observed, Repetition
 
-NOT_RUN = "nothing was run (--no-run)"
 # The team's folder comes last on the path: a record may name its modules, none may stand for ours.
 REPEAT = "import sys; sys.path.append('.'); from kdlib.__main__ import main; sys.exit(main())"
-LEAST = 10.0  # seconds that are worth a start
-
-
-@dataclass
-class Clock:
-    """How things are run, and how long that may still take.
-
-    Attributes:
-        run: whether anything is.
-        trust: without a sandbox.
-        seconds: for all of it.
-        seed: of the sample.
-    """
-
-    run: bool
-    trust: bool
-    seconds: float
-    seed: int
-
-    def __post_init__(self) -> None:
-        self.end = time.monotonic() + self.seconds
-
-    @property
-    def left(self) -> float:
-        """Seconds."""
-        return max(0.0, self.end - time.monotonic())
-
-
-# Records
 
 
 def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
@@ -83,7 +40,7 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
         found.append(
             Finding(
                 "reproducibility", RED,
-                f"none of the {len(runs)} records can be repeated from its file: "
+                f"none of {counted(len(runs), 'record')} can be repeated from its file: "
                 f"{some(sorted({run.obstacle or 'no recipe' for run in runs}), 2)}", "runs/",
             )
         )  # fmt: skip
@@ -93,12 +50,16 @@ def reproducibility(handed_in: HandedIn, clock: Clock) -> Answer:
     if not clock.run:
         found.append(Finding("reproducibility", NOTE, NOT_RUN))
         return Answer(tuple(found))
-    sample = chosen(able, handed_in, clock)
-    told, rows, repeated = _sampled(handed_in, sample, clock)
+    if handed_in.packages_told:
+        found.append(Finding("reproducibility", NOTE, handed_in.packages_told))
+    compared = executed.compared(handed_in)
+    kept = clock.share(handed_in.course.review.notebooks) if compared else 0.0
+    sample = chosen(able, handed_in, clock.seconds - kept, clock.seed)
+    told, rows, repeated = _sampled(handed_in, sample, clock, kept)
     found += [
         *told,
-        *_too_long(able, sample, handed_in, clock),
-        *_notebooks_again(handed_in, clock),
+        *_too_long(able, sample, handed_in, clock.seconds - kept),
+        *executed.again(handed_in, compared, clock),
     ]
     evidence = (
         f"{repeated} of {len(sample)} sampled records ({len(runs)} in all, sample seed "
@@ -122,18 +83,23 @@ def _paths(handed_in: HandedIn, sample: Sample) -> list[Path]:
 
 
 def _sampled(
-    handed_in: HandedIn, sample: Sample, clock: Clock
+    handed_in: HandedIn, sample: Sample, clock: Clock, kept: float
 ) -> tuple[list[Finding], list[tuple[str, ...]], int]:
-    """What is wrong with the records of a sample, the rows of their table, how many repeat."""
+    """What is wrong with the records of a sample, the rows of their table, how many repeat.
+
+    Args:
+        kept: seconds that must be left for the notebooks.
+    """
     found: list[Finding] = []
     rows: list[tuple[str, ...]] = []
     repeated = 0
     for (_, epochs), path in zip(sample, _paths(handed_in, sample)):
         name = handed_in.relative(path)
-        if clock.left < LEAST:
+        seconds = clock.left - kept
+        if seconds < LEAST:
             found.append(Finding("reproducibility", NOTE, "no time was left: not repeated", name))
             continue
-        told, answer = _repeat(handed_in, path, epochs, clock)
+        told, answer = _repeat(handed_in, path, epochs, seconds, clock)
         found += [told] if told else []
         if answer is not None:
             rows += _rows(answer, name)
@@ -141,14 +107,20 @@ def _sampled(
     return found, rows, repeated
 
 
-def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> Sample:
+def chosen(runs: list[Run], handed_in: HandedIn, seconds: float, seed: int) -> Sample:
     """A sample with an equal number of each experiment, as far as the time goes.
+
+    Args:
+        runs: to draw from.
+        handed_in: whose course says how many, and what a run costs.
+        seconds: for all of them.
+        seed: of the draw.
 
     Returns:
         (run, epochs): None for the whole run; a number for its first epochs, where the whole
         does not fit, which serves those experiments of which no run fits.
     """
-    draw = random.Random(clock.seed)
+    draw = random.Random(seed)
     by_experiment: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.experiment, run.filename)):
         by_experiment.setdefault(run.experiment, []).append(run)
@@ -160,7 +132,7 @@ def chosen(runs: list[Run], handed_in: HandedIn, clock: Clock) -> Sample:
         for own in by_experiment.values()
         if place < len(own)
     ]
-    rules, left = handed_in.course.review, clock.seconds
+    rules, left = handed_in.course.review, seconds
     found: Sample = []
     for run in order:
         costs = cost(run, handed_in)
@@ -198,13 +170,13 @@ def _epochs_within(run: Run, left: float, handed_in: HandedIn) -> int:
 
 
 def _too_long(
-    runs: list[Run], sample: Sample, handed_in: HandedIn, clock: Clock
+    runs: list[Run], sample: Sample, handed_in: HandedIn, seconds: float
 ) -> Iterator[Finding]:
     """A note for each experiment of which nothing was repeated, or only the first epochs."""
     epochs_of = {run.experiment: epochs for run, epochs in sample}
     for name in dict.fromkeys(run.experiment for run in runs):
         shortest = min(cost(run, handed_in) for run in runs if run.experiment == name)
-        if epochs_of.get(name, 0) is None or shortest <= clock.seconds:
+        if epochs_of.get(name, 0) is None or shortest <= seconds:
             continue
         epochs = epochs_of.get(name)
         told = f"experiment {name!r}: its shortest run takes about {shortest / 60:.0f} minutes, "
@@ -213,7 +185,7 @@ def _too_long(
 
 
 def _repeat(
-    handed_in: HandedIn, path: Path, epochs: int | None, clock: Clock
+    handed_in: HandedIn, path: Path, epochs: int | None, most: float, clock: Clock
 ) -> tuple[Finding | None, Repetition | None]:
     """Run a record again; what is wrong with it, and the comparison if there is one."""
     name, run = handed_in.relative(path), handed_in.runs[path]
@@ -224,10 +196,11 @@ def _repeat(
     inside = path.relative_to(handed_in.folder).as_posix()
     line = [sys.executable, "-c", REPEAT, "repeat", "--observed", "--own-code", inside]
     line += ["--epochs", str(epochs)] if epochs else []
-    seconds = min(clock.left, handed_in.course.review.slower * cost(run, handed_in))
+    seconds = min(most, handed_in.course.review.slower * cost(run, handed_in))
     done = sandbox.run(
         line, handed_in.folder, folder=PROJECT, trust=clock.trust,
         environment={"KDLIB_PROGRESS": "0"}, limits=Limits(seconds=seconds),
+        packages=handed_in.packages,
     )  # fmt: skip
     if done.stopped == "time":
         evidence = f"too long: it did not end in {seconds:.0f} s; {run.seconds:.1f} s are recorded"
@@ -239,7 +212,7 @@ def _repeat(
         said = (done.stderr.strip().splitlines() or ["it says nothing"])[-1][:200]
         return told(RED, f"it does not run again: {said}")
     if "error" in answer:
-        return told(*_failure(answer, run))
+        return told(*_failure(answer, run, handed_in))
     observed = _observed(answer)
     if observed is None:
         return told(RED, "what came out are no values of a run")
@@ -252,15 +225,11 @@ def _repeat(
     return None, found
 
 
-def _failure(answer: dict[str, Any], run: Run) -> tuple[str, str]:
+def _failure(answer: dict[str, Any], run: Run, handed_in: HandedIn) -> tuple[str, str]:
     """Severity and evidence of an error. What ran may say anything, so notes are for what fits."""
     kind, text = str(answer.get("kind")), str(answer["error"])[:300]
-    missing = re.search(r"No module named '(\w+)", text)
-    if missing and missing[1] != "kdlib" and not importlib.util.find_spec(missing[1]):
-        return NOTE, (
-            f"it needs the package that holds {missing[1]!r}: "
-            "`pip install --only-binary=:all: PACKAGE` into this environment, then review again"
-        )
+    if module := needs.missing(text):
+        return NOTE, needs.told(handed_in, module)
     data = re.match(r"data set ('[\w-]+') is not complete", text)
     if data and data[1].strip("'") in json.dumps(run.repeat):
         return NOTE, f"it needs the data set {data[1]}, which is not here: `data.load({data[1]})`"
@@ -309,190 +278,3 @@ def _rows(found: Repetition, name: str, most: int = 8) -> list[tuple[str, ...]]:
         )
         for metric, recorded, observed, room in listed
     ]  # fmt: skip
-
-
-# Notebooks
-
-
-def _notebooks_again(handed_in: HandedIn, clock: Clock) -> Iterator[Finding]:
-    """A finding for each notebook whose stored outputs are not those that it gives."""
-    for name in handed_in.notebooks():
-        content = (handed_in.tree / name).read_bytes()
-        if not any(cell.outputs for cell in cells.read(content)):
-            continue  # nothing to compare: flag `notebooks`
-        needed = _reference_seconds(content)
-        if clock.left < max(LEAST, needed):
-            yield Finding(
-                "reproducibility", NOTE, "no time was left: the notebook was not run again", name
-            )
-            continue
-        done = untrusted.run_notebook(
-            name, handed_in.tree, limits=Limits(seconds=clock.left), trust=clock.trust
-        )
-        if done.stopped == "time":
-            yield Finding("reproducibility", NOTE, "too long: the notebook did not end", name)
-        elif done.returncode == 0:
-            yield Finding("reproducibility", GREEN, "the notebook gives its stored outputs", name)
-        elif done.returncode != 5:
-            said = re.findall(r"^(?:FAILED|ERROR) (.*)$", done.stdout, re.MULTILINE)
-            told = f"{len(said)} cells: {some(said, 2)}" if said else done.stopped or "it fails"
-            told = f"the notebook does not give its stored outputs ({told[:300]})"
-            yield Finding("reproducibility", RED, told, name)
-
-
-def _reference_seconds(content: bytes) -> float:
-    """What a notebook says that it takes; 0 where it says nothing."""
-    try:
-        found = notebooks.stored_seconds(notebooks.parse(content, Path("notebook")))
-    except (ValueError, RecursionError):
-        return 0.0
-    return found or 0.0
-
-
-def exercises(handed_in: HandedIn, clock: Clock, works: dict[str, Work]) -> Answer:
-    """Copies of the course's notebooks, checked again with the pristine kit."""
-    copies = {}
-    for name in handed_in.notebooks():
-        content = (handed_in.tree / name).read_bytes()
-        asked = _asked(content)
-        if asked:
-            copies[name] = (content, asked)
-    if not copies:
-        return Answer.note("exercises", "no copies of the course's notebooks are handed in")
-    found, rows, totals = [], [], {"correct": 0, "not yet": 0, "to do": 0}
-    for name, (content, asked) in copies.items():
-        stored = _stored(content)
-        states, problem = _checked(handed_in, name, clock, asked)
-        if problem:
-            found.append(Finding("exercises", NOTE, problem, name))
-        counted = {state: sum(one == state for one in states.values()) for state in totals}
-        totals = {state: totals[state] + counted[state] for state in totals}
-        numbers = (str(counted[state]) if not problem else "?" for state in totals)
-        rows.append((name, _writer(name, works), *numbers))
-        wrong = [key for key in stored if stored[key] == "correct" != states.get(key, "correct")]
-        if wrong:
-            evidence = f"stored as correct, but not with the pristine kit: {some(wrong)}"
-            found.append(Finding("exercises", RED, evidence, name))
-    all_asked = sum(len(asked) for _, asked in copies.values())
-    evidence = f"{totals['correct']} of {all_asked} exercises solved in {len(copies)} notebooks"
-    evidence += f", {totals['not yet']} wrong, {totals['to do']} to do" if clock.run else ""
-    severity = GREEN if totals["correct"] == all_asked else NOTE
-    head = ("notebook", "mostly by", "solved", "wrong", "to do")
-    commands = tuple(f"python -m kdlib run '{name}'" for name in copies)
-    return Answer.of(
-        found, Finding("exercises", severity, evidence),
-        tables=(Table("Exercises, checked again", head, tuple(rows)),), commands=commands,
-    )  # fmt: skip
-
-
-def _asked(content: bytes) -> list[str]:
-    """Numbers of the exercises that a notebook checks, in their order."""
-    text = "\n".join(cell.source for cell in cells.read(content) if cell.kind == "code")
-    return list(dict.fromkeys(re.findall(r"""\bcheck\(\s*["'](\d+\.\d+)["']\s*,""", text)))
-
-
-def _stored(content: bytes) -> dict[str, str]:
-    """{exercise: state} as the outputs of a notebook say."""
-    try:
-        found = notebooks.checks(notebooks.parse(content, Path("notebook")))
-    except (ValueError, RecursionError):
-        return {}
-    return {one.name: one.state for one in found}
-
-
-_STATE = re.compile(r"^  (correct: |not yet: |\[to do\] )(\d+\.\d+)\b", re.MULTILINE)
-
-
-def _checked(
-    handed_in: HandedIn, name: str, clock: Clock, asked: list[str]
-) -> tuple[dict[str, str], str]:
-    """{exercise: state} with the pristine kit, and why there is none."""
-    if not clock.run:
-        return {}, NOT_RUN
-    needed = _reference_seconds((handed_in.tree / name).read_bytes())
-    if clock.left < max(LEAST, needed):
-        return {}, "no time was left: the notebook was not run again"
-    done = sandbox.run(
-        [sys.executable, "-m", "kdlib", "run", f"{RESULTS}/{name}"], handed_in.tree,
-        seed=handed_in.tree, folder=RESULTS, trust=clock.trust,
-        limits=Limits(seconds=clock.left),
-    )  # fmt: skip
-    if done.stopped:
-        return {}, f"too long: it was stopped at the limit of {done.stopped}"
-    words = {"correct: ": "correct", "not yet: ": "not yet", "[to do] ": "to do"}
-    found = {number: words[state] for state, number in _STATE.findall(done.stdout)}
-    states = {number: state for number, state in found.items() if number in asked}
-    return states, "" if states else "it does not run: " + done.stderr.strip()[-200:]
-
-
-def _writer(name: str, works: dict[str, Work]) -> str:
-    """Who wrote most of a notebook's lines."""
-    best = max(works.values(), key=lambda work: work.lines[name], default=None)
-    return best.name if best is not None and best.lines[name] else "nobody"
-
-
-# The report
-
-
-def page_limit(handed_in: HandedIn, clock: Clock) -> Answer:
-    """The length of the body, as the engine counts it; without a run, that of the stored PDF."""
-    if handed_in.main is None:
-        return Answer.note("page_limit", "there is no text of a report that could be built")
-    if not clock.run:
-        return _stored_pages(handed_in)
-    where = handed_in.relative(handed_in.main)
-    try:
-        if handed_in.report and not (handed_in.folder / generated.JSON).is_file():
-            report.make(handed_in.report)  # the team did not commit it; the engine needs it
-        built = untrusted.build_report(handed_in.folder, handed_in.main.name, trust=clock.trust)
-    except (OSError, ValueError, ModuleNotFoundError) as error:
-        return Answer((Finding("page_limit", NOTE, f"the pages are not counted: {error}", where),))
-    if built.pdf is None:
-        return Answer((_unbuilt(handed_in, built, where),))
-    most = handed_in.course.rules.pages
-    if built.body is None:  # not the kit's layout
-        evidence = f"{built.pages} pages in all; where the text ends is not marked; at most {most}"
-        severity = GREEN if built.pages <= most else NOTE
-        return Answer((Finding("page_limit", severity, evidence, where),))
-    wrong = tuple(checks.of_pages(built.body, handed_in.course))
-    if wrong:
-        return Answer((Finding("page_limit", RED, wrong[0], where),))
-    evidence = f"the text ends on page {built.body} of at most {most}; {built.pages} pages in all"
-    return Answer((Finding("page_limit", GREEN, evidence, where),))
-
-
-def _unbuilt(handed_in: HandedIn, built: Built, where: str) -> Finding:
-    """Red, unless another flag names the place: an unknown key or citation stops the engine."""
-    told: list[str] = []
-    if handed_in.source is not None and handed_in.report is not None:
-        found = handed_in.report.results
-        told += checks.unknown(handed_in.source, found)
-        told += checks.uncited(handed_in.source, found, _keys(handed_in))
-        told += checks.structure(handed_in.source)
-    place = re.match(r"[^\s:]+:\d+:", built.problem)
-    known = place is not None and any(line.startswith(place[0]) for line in told)
-    severity = NOTE if known or handed_in.report is None else RED
-    return Finding("page_limit", severity, f"the report does not build: {built.problem}", where)
-
-
-def _stored_pages(handed_in: HandedIn) -> Answer:
-    path, most = handed_in.folder / building.PDF, handed_in.course.rules.pages
-    if not path.is_file():
-        return Answer.note("page_limit", f"{NOT_RUN}, and no {building.PDF} is stored")
-    try:
-        count = building.pages(path.read_bytes())
-    except Exception as error:  # of a file that claims to be a PDF
-        return Answer.note("page_limit", f"{building.PDF} cannot be read: {type(error).__name__}")
-    where = handed_in.relative(path)
-    if count <= most:
-        evidence = f"{building.PDF} has {count} pages, references included; at most {most} of text"
-        return Answer((Finding("page_limit", GREEN, evidence, where),))
-    evidence = f"{building.PDF} has {count} pages; how many are text is counted when it is built"
-    return Answer((Finding("page_limit", NOTE, evidence, where),))
-
-
-def _keys(handed_in: HandedIn) -> set[str]:
-    try:
-        return sources.bibliography(handed_in.folder / sources.BIBLIOGRAPHY)
-    except ValueError:
-        return set()

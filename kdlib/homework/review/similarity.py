@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import io
 import itertools
+import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import numpy as np
 
 from kdlib.homework.course import Course
 from kdlib.homework.review import cells
-from kdlib.homework.review.findings import GREEN, RED, Answer, Finding, Passage, Table
+from kdlib.homework.review.findings import GREEN, RED, Answer, Finding, Passage, Table, counted
 from kdlib.homework.review.handed_in import MB, HandedIn, Kit, digest
 
 K, WINDOW = 25, 1  # signs of filtered code: the shortest that counts, and no matches are left out
+EVERY = 5.0  # seconds between two words about the progress
 MOST_CODE = 2 * MB  # of one team
 CODE = (".py", ".ipynb")
 NEEDS = "similarity needs copydetect: `pip install 'kdlib[review]'`"
@@ -39,9 +41,9 @@ class Program:
     starts: tuple[tuple[int, str], ...]
 
     def place(self, first: int, last: int) -> str:
-        """File and lines, from 1, of a range of lines."""
+        """Team, file and lines, from 1, of a range of lines."""
         start, file = max(one for one in self.starts if one[0] <= first)
-        return f"{file}:{first - start + 1}-{last - start + 1}"
+        return f"{self.name}: {file}:{first - start + 1}-{last - start + 1}"
 
     def cut(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         """Ranges of signs, none of which goes over the end of a file."""
@@ -69,6 +71,15 @@ class Pair:
     def share(self) -> float:
         """The larger of the two."""
         return max(self.shares)
+
+    def seen_by(self, name: str) -> Pair:
+        """The same with this team on the left."""
+        if self.left.name == name:
+            return self
+        turned = tuple(
+            Passage(one.right, one.right_text, one.left, one.left_text) for one in self.passages
+        )
+        return Pair(self.right, self.left, self.shares[::-1], turned)
 
 
 def missing() -> str:
@@ -114,8 +125,16 @@ def _joined(name: str, files: Mapping[str, bytes]) -> Program:
     return Program(name, "".join(parts), tuple(starts))
 
 
-def compare(programs: Sequence[Program], kit: Kit, course: Course) -> list[Pair]:
+def compare(
+    programs: Sequence[Program], kit: Kit, course: Course, say: Callable[[str], None]
+) -> list[Pair]:
     """All pairs of teams, the most alike first.
+
+    Args:
+        programs: of the teams.
+        kit: what is subtracted.
+        course: whose thresholds hold.
+        say: is told at times how far it is.
 
     Raises:
         ModuleNotFoundError: copydetect is missing.
@@ -132,8 +151,14 @@ def compare(programs: Sequence[Program], kit: Kit, course: Course) -> list[Pair]
         )
         prints = [_print(one.text, given) for one in programs if one.text.strip()]
     known = [one for one in programs if one.text.strip()]
-    found = []
+    found: list[Pair] = []
+    count, told = len(known) * (len(known) - 1) // 2, time.monotonic()
+    if count:
+        say(f"comparing the code of {len(known)} teams: {counted(count, 'pair')}")
     for (left, one), (right, other) in itertools.combinations(zip(known, prints), 2):
+        if time.monotonic() - told > EVERY:
+            say(f"  {len(found)} of {count}")
+            told = time.monotonic()
         _, shares, slices = compare_files(one, other)
         first, second = (100 * min(1.0, float(share)) for share in shares)
         passages: tuple[Passage, ...] = ()
@@ -180,28 +205,38 @@ def answer(name: str, pairs: Sequence[Pair], course: Course, problem: str = "") 
     """What the pairs say about one team."""
     if problem:
         return Answer.note("similarity", problem)
-    own = [pair for pair in pairs if name in (pair.left.name, pair.right.name)]
+    own = [pair.seen_by(name) for pair in pairs if name in (pair.left.name, pair.right.name)]
     if not own:
         return Answer.note("similarity", "there is no other code to compare with")
     found = []
     passages: list[Passage] = []
     for pair in own:
-        other = pair.right.name if pair.left.name == name else pair.left.name
         if pair.share >= course.review.similar:
-            evidence = f"{pair.share:.0f} % of one team's code is in the other's: {other}"
-            found.append(Finding("similarity", RED, evidence, other))
+            evidence = (
+                f"{pair.shares[0]:.0f} % of the code of {name} is in that of {pair.right.name}, "
+                f"{pair.shares[1]:.0f} % the other way round"
+            )
+            found.append(Finding("similarity", RED, evidence, _first(pair)))
             passages += pair.passages
-    rows = tuple(
-        (one.left.name, one.right.name, *(f"{share:.0f} %" for share in one.shares))
-        for one in own[:10]
-    )
     good = Finding(
         "similarity", GREEN,
         f"at most {own[0].share:.0f} % of the code is in another team's ({len(own)} compared)",
     )  # fmt: skip
-    head = ("team", "other team", "of the team", "of the other")
-    caption = "Common code, without that of the kit; names of variables do not count"
     return Answer.of(
-        found, good, tables=(Table(caption, head, rows),),
-        passages=tuple(passages[: course.review.passages]),
-    )  # fmt: skip
+        found, good, tables=(ranking(own),), passages=tuple(passages[: course.review.passages])
+    )
+
+
+def _first(pair: Pair) -> str:
+    """Where the longest common passage stands on the left, without the name of the team."""
+    return pair.passages[0].left.removeprefix(f"{pair.left.name}: ") if pair.passages else ""
+
+
+def ranking(pairs: Sequence[Pair], most: int = 10) -> Table:
+    """The pairs that are most alike, as a table."""
+    rows = tuple(
+        (one.left.name, one.right.name, *(f"{share:.0f} %" for share in one.shares))
+        for one in pairs[:most]
+    )
+    head = ("team", "other team", "of the team", "of the other")
+    return Table("Common code without that of the kit; names of variables do not count", head, rows)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from kdlib.homework import checks, generated
-from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, some
+from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, counted, some
 from kdlib.homework.review.handed_in import MB, HandedIn, digest
 from kdlib.homework.review.kit import PACKAGE
 from kdlib.homework.sources import STYLES
@@ -30,14 +30,16 @@ _OPAQUE = (".pkl", ".pickle", ".pt", ".pth", ".joblib", ".npy", ".npz", ".h5", "
 
 def tampering(handed_in: HandedIn) -> Answer:
     """Nothing configures the checks, stands for the kit, or says other than the records."""
+    numbers = _generated(handed_in)
     found = [
         *_by_name(handed_in),
         *_kits(handed_in),
         *_left(handed_in),
-        *_generated(handed_in),
+        *numbers.findings,
     ]
-    evidence = f"{len(handed_in.entries)} files, none of which changes how they are judged"
-    return Answer.of(found, Finding("tampering", GREEN, evidence))
+    evidence = f"{counted(len(handed_in.entries), 'file')}, none of which changes how it is judged"
+    good = Finding("tampering", GREEN, evidence)
+    return Answer.of(found, good, tables=numbers.tables)
 
 
 def _by_name(handed_in: HandedIn) -> Iterator[Finding]:
@@ -48,7 +50,7 @@ def _by_name(handed_in: HandedIn) -> Iterator[Finding]:
             yield Finding("tampering", RED, why, name)
     opaque = [name for name in foreign if name.endswith(_OPAQUE)]
     if opaque:
-        evidence = f"{len(opaque)} files of data or weights: none was opened"
+        evidence = f"{counted(len(opaque), 'file')} of data or weights, not opened"
         yield Finding("tampering", NOTE, evidence, some(opaque, 3))
 
 
@@ -93,7 +95,9 @@ def _kits(handed_in: HandedIn) -> Iterator[Finding]:
             )
             yield Finding("tampering", RED, f"{evidence}, {some(changed, 4)}", top)
         else:
-            evidence = f"a copy of the kit, unchanged ({len(names)} files); it is not used"
+            evidence = (
+                f"a copy of the kit, unchanged ({counted(len(names), 'file')}); it is not used"
+            )
             yield Finding("tampering", NOTE, evidence, top)
 
 
@@ -142,23 +146,38 @@ def _leaves(name: str, target: str) -> bool:
     return False
 
 
-def _generated(handed_in: HandedIn) -> Iterator[Finding]:
+def _generated(handed_in: HandedIn) -> Answer:
     """The numbers, tables and figures that `report` wrote, against the records."""
     made = handed_in.report
     if made is None:
-        yield Finding("tampering", NOTE, "the stored numbers could not be compared with records")
-        return
-    if handed_in.relative(handed_in.folder / generated.JSON) not in handed_in.entries:
-        yield Finding("tampering", NOTE, f"{generated.JSON} is not handed in: nothing to compare")
-        return
+        return Answer.note("tampering", "the stored numbers could not be compared with records")
+    where = handed_in.relative(handed_in.folder / generated.JSON)
+    if where not in handed_in.entries:
+        return Answer.note("tampering", f"{generated.JSON} is not handed in: nothing to compare")
     lines = list(checks.of_numbers(made.folder, made.results))
-    if lines:
-        more = f" ({len(lines)} lines of `report --check`)" if len(lines) > 1 else ""
-        yield Finding("tampering", RED, f"{lines[0]}{more}", generated.JSON)
-        return
+    if not lines:
+        try:
+            rest = list(checks.of_generated(made.folder, made.results, made.team, made.course))
+        except ValueError as error:
+            rest = [str(error)]
+        return Answer(tuple(Finding("tampering", NOTE, line, where) for line in rest[:3]))
     try:
-        rest = list(checks.of_generated(made.folder, made.results, made.team, made.course))
-    except ValueError as error:
-        rest = [str(error)]
-    for line in rest[:3]:
-        yield Finding("tampering", NOTE, line, generated.JSON)
+        rows = checks.different(made.folder, made.results)
+    except (OSError, ValueError):
+        rows = []
+    more = []
+    if len(rows) > 1:
+        more.append(f"{len(rows)} numbers are not those of the records")
+    if len(lines) > 1:
+        more.append(f"{len(lines)} lines of `report --check`")
+    evidence = f"{lines[0]} ({', '.join(more)})" if more else lines[0]
+    key = rows[0][0] if len(rows) == 1 else ""
+    texts = handed_in.text(where).splitlines()
+    line = next((at for at, text in enumerate(texts, 1) if key and f'"{key}"' in text), 0)
+    head = ("key", "stored", "the records give")
+    tables = [Table("Numbers that the records do not give", head, tuple(rows))] if rows else []
+    others = [(one,) for one in lines[1:] if not any(f"{row[0]!r}" in one for row in rows)]
+    if others:
+        tables.append(Table("What `report --check` says besides", ("line",), tuple(others)))
+    found = Finding("tampering", RED, evidence, f"{where}:{line}" if line else where)
+    return Answer((found,), tables=tuple(tables))

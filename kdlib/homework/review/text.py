@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from kdlib.homework import checks, sources
-from kdlib.homework.results import Results
-from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, Table, some
+from kdlib.homework.review.findings import GREEN, NOTE, RED, Answer, Finding, counted, some
 from kdlib.homework.review.handed_in import HandedIn
 from kdlib.homework.sources import Found
 from kdlib.homework.team import FILE
@@ -18,91 +17,26 @@ NO_TEXT = f"there is no text that can be read: {sources.TYPST} or {sources.LATEX
 CHECK = "python -m kdlib report --check"
 
 
-def unbound_numbers(handed_in: HandedIn) -> Answer:
-    """Numbers that somebody typed, with the keys whose values they are."""
-    source, found = handed_in.source, []
-    if source is None:
-        return Answer.note("unbound_numbers", NO_TEXT)
-    results = handed_in.report.results if handed_in.report else None
-    if results is not None:
-        for line in checks.unknown(source, results):
-            place, told = line.split(": ", 1)
-            found.append(Finding("unbound_numbers", RED, f"no record gives it: {told}", place))
-    measured = {(one.name, one.place) for one in source.typed}
-    rows, settings = [], 0
-    for number in source.decimals:
-        if handed_in.team.language == "en" and re.fullmatch(r"\d{1,3},\d{3}", number.name):
-            continue  # the comma stands between thousands
-        keys = _equal(number.name, results)
-        result = _significant(number.name) >= 3 and bool(keys)
-        if result or (number.name, number.place) in measured:
-            found.append(_typed(number, keys))
-        else:
-            settings += 1
-            rows.append((number.place, number.name))
-    if settings:
-        told_settings = "decimal that stands" if settings == 1 else "decimals that stand"
-        found.append(
-            Finding(
-                "unbound_numbers", NOTE,
-                f"{settings} typed {told_settings} for no percentage and no result of three "
-                "digits: settings, most likely",
-            )
-        )  # fmt: skip
-    good = Finding(
-        "unbound_numbers", GREEN,
-        f"{len(source.keys)} numbers come from the records, no result is typed by hand",
-    )  # fmt: skip
-    tables = (Table("Other typed decimals", ("place", "number"), tuple(rows)),) if rows else ()
-    return Answer.of(
-        found, good, tables=tables, commands=(f"{CHECK}", "python -m kdlib report --keys")
-    )
-
-
-def _typed(number: Found, keys: list[str]) -> Finding:
-    equal = f"it equals {some(keys, 3)}" if keys else "no key has this value"
-    return Finding("unbound_numbers", RED, f"{number.name} is typed by hand; {equal}", number.place)
-
-
-def _significant(number: str) -> int:
-    return len(re.sub(r"\D", "", number).lstrip("0"))
-
-
-def _equal(number: str, results: Results | None) -> list[str]:
-    """Keys whose mean is this number, to its digits and whatever its sign."""
-    value, digits = float(number.replace(",", ".")), len(re.split("[.,]", number)[1])
-    return [
-        key
-        for key, one in (results.values.items() if results else ())
-        if key.endswith(".mean") and abs(round(abs(one.mean), digits) - value) < 1e-9
-    ]
-
-
 def sources_(handed_in: HandedIn) -> Answer:
     """Citations without an entry, foreign files, and declarations without a link."""
     found, source = [], handed_in.source
-    bibliography: set[str] = set()
-    try:
-        bibliography = sources.bibliography(handed_in.folder / sources.BIBLIOGRAPHY)
-    except ValueError as error:
-        found.append(Finding("sources", RED, str(error), sources.BIBLIOGRAPHY))
-    if source is not None:
-        results = handed_in.report.results if handed_in.report else None
-        for line in checks.uncited(source, results, bibliography):
+    bibliography = handed_in.bibliography
+    if handed_in.bibliography_problem:
+        found.append(Finding("sources", RED, handed_in.bibliography_problem, sources.BIBLIOGRAPHY))
+    elif source is not None:
+        for line in checks.uncited(source, bibliography):
             place, told = line.split(": ", 1)
-            if results is not None or not re.match("'(table|figure)-", told):
-                found.append(Finding("sources", RED, told, place))
+            found.append(Finding("sources", RED, told, place))
     found += _undeclared(handed_in)
     for one in handed_in.team.sources:
         what, origin = (part.of(handed_in.team.language) for part in (one.what, one.origin))
         if not _leads(f"{what} {origin}", bibliography):
-            found.append(
-                Finding("sources", RED, f"{what!r} comes from {origin!r}: no link, no paper", FILE)
-            )
+            evidence = f"{what!r} comes from {origin!r}: no link, no paper"
+            found.append(Finding("sources", RED, evidence, f"{FILE}:{one.line}"))
     declared = len(handed_in.team.sources)
     good = Finding(
         "sources", GREEN,
-        f"{declared} declared source{'s' * (declared != 1)}, {len(bibliography)} entries in "
+        f"{counted(declared, 'declared source')}, {counted(len(bibliography), 'paper')} in "
         f"{sources.BIBLIOGRAPHY}; no citation is without an entry",
     )  # fmt: skip
     return Answer.of(found, good, commands=(CHECK,))
@@ -148,11 +82,12 @@ def _undeclared(handed_in: HandedIn) -> Iterator[Finding]:
         licence = path.name.upper().startswith(_LICENCE) and len(path.parts) > 1
         if not (licence or path.suffix in _SCANNED) or handed_in.is_kit(name):
             continue
-        holders = [
-            re.sub(r'\\n.*|[",]*$', "", one).strip(" .*#/")
-            for one in _COPYRIGHT.findall(handed_in.text(name)[:20_000])
-        ]
-        foreign = [one for one in holders if not any(who in one for who in own if who)]
+        text = handed_in.text(name)[:20_000]
+        holders = {
+            re.sub(r'\\n.*|[",]*$', "", one[1]).strip(" .*#/"): text.count("\n", 0, one.start()) + 1
+            for one in reversed(list(_COPYRIGHT.finditer(text)))
+        }
+        foreign = [one for one in reversed(holders) if not any(who in one for who in own if who)]
         above = [f"{part}/".casefold() for part in map(str, path.parents) if part != "."]
         named = (name, path.name, *above, *_words(foreign))
         if foreign and not any(
@@ -160,7 +95,8 @@ def _undeclared(handed_in: HandedIn) -> Iterator[Finding]:
         ):
             yield Finding(
                 "sources", RED,
-                f"it carries the copyright of {foreign[0]!r}, and {FILE} does not declare it", name,
+                f"it carries the copyright of {foreign[0]!r}, and {FILE} does not declare it",
+                f"{name}:{holders[foreign[0]]}",
             )  # fmt: skip
 
 
@@ -193,46 +129,70 @@ def conclusions(handed_in: HandedIn) -> Answer:
         Finding("conclusions", NOTE, line.split(": ", 1)[1], line.split(": ", 1)[0])
         for line in told
     ]
+    given = [
+        one for one, body in zip(source.sections, source.bodies)
+        if one.name in rest and _count(body) and not _count(_own(handed_in, body))
+    ]  # fmt: skip
+    if given:
+        evidence = f"the starter's text, unchanged: {some((one.name for one in given), 12)}"
+        notes.append(Finding("conclusions", NOTE, evidence, given[0].place))
     return answer._replace(findings=(*answer.findings, *notes), commands=(CHECK,))
+
+
+def _count(text: str) -> int:
+    return len(re.findall(r"\w{2,}", text))
+
+
+def _own(handed_in: HandedIn, text: str) -> str:
+    """A text without the lines that teams were given."""
+    return "\n".join(line for line in text.splitlines() if not handed_in.is_given(line))
 
 
 def _section(handed_in: HandedIn, flag: str, name: str) -> Answer:
     source = handed_in.source
     if source is None:
         return Answer.note(flag, NO_TEXT)
-    bodies = {one.name: body for one, body in zip(source.sections, source.bodies)}
-    places = {one.name: one.place for one in source.sections}
-    if name not in bodies:
-        bodies |= dict(_below_heading(handed_in, name))
-        places[name] = source.main
-    if name not in bodies:
+    found = dict(_below_headings(handed_in)) | {
+        one.name: (body, one.place) for one, body in zip(source.sections, source.bodies)
+    }
+    if name not in found:
         return Answer((Finding(flag, RED, f"section {name!r} is missing", source.main),))
-    count = len(re.findall(r"\w{2,}", bodies[name]))
-    if count < handed_in.course.review.words:
-        return Answer((Finding(flag, RED, f"section {name!r} is empty", places[name]),))
-    numbers = len(re.findall(r"\bresult\b", bodies[name]))
-    evidence = f"section {name!r} has {count} words; numbers from the records in it: {numbers}"
-    return Answer((Finding(flag, GREEN, evidence, places[name]),))
+    body, place = found[name]
+    least, own = handed_in.course.review.words, _own(handed_in, body)
+    if _count(body) < least:
+        return Answer((Finding(flag, RED, f"section {name!r} is empty", place),))
+    if _count(own) < least:
+        evidence = f"section {name!r} is the starter's text, unchanged"
+        return Answer((Finding(flag, RED, evidence, place),))
+    numbers = len(re.findall(r"\bresult\b", body))
+    evidence = f"section {name!r} has {counted(_count(body), 'word')}"
+    if _count(own) < _count(body):
+        evidence += f", {_count(own)} of them not the starter's"
+    evidence += f"; numbers from the records in it: {numbers}"
+    return Answer((Finding(flag, GREEN, evidence, place),))
 
 
-_HEADING = re.compile(r"(?m)^=+[ \t]+(.+)$|\\(?:sub)*section\*?\{([^}]*)\}")
+_HEADING = re.compile(r"(?m)^=+[ \t]+(.+)$|\\(?:sub)*section\*?\{([^}\n]{0,300})\}")
 _CALLED = {
     "conclusions": r"conclusion|вывод|заключени",
     "failures": r"did not work|fail|negative result|не получил|не сработал|неудач",
 }
 
 
-def _below_heading(handed_in: HandedIn, name: str) -> Iterator[tuple[str, str]]:
-    """(name, text) below an ordinary heading of this meaning, in reports of another layout."""
+def _below_headings(handed_in: HandedIn) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(section, (text, place)) below ordinary headings, in reports of another layout."""
     text = handed_in.text(handed_in.relative(handed_in.main)) if handed_in.main else ""
     found = list(_HEADING.finditer(text))
     for one, following in itertools.zip_longest(found, found[1:]):
-        if re.search(_CALLED[name], one[1] or one[2], re.IGNORECASE):
-            yield name, text[one.end() : following.start() if following else len(text)]
+        line = text.count("\n", 0, one.start()) + 1
+        below = text[one.end() : following.start() if following else len(text)]
+        for name, called in _CALLED.items():
+            if re.search(called, one[1] or one[2], re.IGNORECASE):
+                yield name, (below, f"{handed_in.main.name if handed_in.main else ''}:{line}")
 
 
 def figures(handed_in: HandedIn) -> Answer:
-    """Figures are there, and the text speaks of each."""
+    """Figures are there, one or more of the team's own, and the text speaks of each."""
     source = handed_in.source
     if source is None:
         return Answer.note("figures", NO_TEXT)
@@ -243,12 +203,27 @@ def figures(handed_in: HandedIn) -> Answer:
         for one in source.figures
         if not one.name or one.name not in source.referred
     ]
-    count = len(source.figures)
-    good = Finding(
-        "figures", GREEN,
-        f"{count} figure{'s' * (count != 1)}, all referred to in the text",
-    )  # fmt: skip
-    return Answer.of(found, good)
+    results = handed_in.report.results if handed_in.report else None
+    for line in checks.unlabelled(source, results, handed_in.bibliography):
+        place, told = line.split(": ", 1)
+        found.append(Finding("figures", NOTE, told, place))
+    given = [one for one in source.figures if _is_given(handed_in, one)]
+    if given:
+        evidence = f"the starter's figure, with its caption: {some(one.name for one in given)}"
+        found.append(Finding("figures", NOTE, evidence, given[0].place))
+        if len(given) == len(source.figures):
+            return Answer(tuple(found))
+    evidence = f"{counted(len(source.figures), 'figure')}, all referred to in the text"
+    return Answer.of(found, Finding("figures", GREEN, evidence))
+
+
+def _is_given(handed_in: HandedIn, figure: Found) -> bool:
+    """Whether a figure of results stands in the text as the starter has it, caption included."""
+    file, line = figure.place.rsplit(":", 1)
+    text = handed_in.text(handed_in.relative(handed_in.folder / file))
+    lines = text.splitlines()[int(line) - 1 : int(line) + 2]
+    named = figure.name.startswith("figure-") and figure.name.removeprefix("figure-") in lines[0]
+    return named and all(map(handed_in.is_given, lines))
 
 
 def _called(figure: Found) -> str:
