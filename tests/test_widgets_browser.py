@@ -6,14 +6,20 @@ Where they are shown alone, a page stands in for the notebook; the last tests ar
 import base64
 import json
 import math
+import os
+import re
+import subprocess
 from functools import partial
 
+import nbformat
 import pytest
 import torch
 from browser import CHROMIUM, browser
 from torch.nn import functional as F
 
 from kdlib import data, losses, models, widgets
+from kdlib.commands.lab import command, is_root, server_environment
+from kdlib.engine import kernels, notebooks
 from kdlib.stages import predict
 from kdlib.training import build, trained
 from kdlib.widgets.moving import FOLDER, program
@@ -388,3 +394,113 @@ def test_names_themes_and_width(which, request, shown, pytestconfig):
         assert ratio > 7
         grounds.append(ground)
     assert grounds[0] > 0.9 and grounds[1] < 0.1
+
+
+# In JupyterLab
+
+CELLS = """import torch
+from kdlib import data, models, show, widgets
+from kdlib.training import build
+image = torch.linspace(0, 1, 784).view(1, 28, 28)
+widgets.soften(image, torch.arange(10.0), 3)
+---
+widgets.draw({"a network": build(lambda: models.MLP((8,)), 0)}, image[None])
+---
+widgets.pull((0.6, 0.4), (-2.0, 3.0), (0.8, 0.5))
+---
+edge = torch.linspace(-2, 2, 15)
+plane = torch.cartesian_prod(edge, edge)[:, :, None, None]
+points = data.Split(plane[::9], (plane[::9, 0, 0, 0] > 0).long())
+planar = build(lambda: models.MLP((8,), in_features=2, num_classes=2), 0)
+films = {"Ind": widgets.film(planar, points, plane, frames=6, epochs=30, lr=2e-2)}
+widgets.scrub(films, planar, plane, points)"""
+MOVING = "document.querySelectorAll('.kdlib-moving .caption').length"
+PICTURES = """[...document.querySelectorAll('.jp-RenderedImage img')]
+    .filter(one => one.naturalWidth > 300).length"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a server as `kdlib lab` starts it, with its token, and its folder."""
+    folder = tmp_path_factory.mktemp("lab") / "mine"
+    folder.mkdir()
+    sources = CELLS.split("---\n")
+    made = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(one, id=f"c{i}") for i, one in enumerate(sources)]
+    )
+    notebooks.save(made, folder / "fresh.ipynb")
+    assert not kernels.execute(made, folder).failures
+    notebooks.save(made, folder / "stored.ipynb")
+    options = ["--no-browser", "--LabApp.expose_app_in_browser=True", "--ip=127.0.0.1"]
+    line = command(options, root=is_root(), display=False, folder=folder, first="fresh.ipynb")
+    process = subprocess.Popen(
+        line, text=True, env={**os.environ, **server_environment()},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said = []
+        for text in process.stdout:
+            said.append(text)
+            found = re.search(r"(http://127[\d.:]+)/lab\S*(\?token=\w+)", text)
+            if found:
+                break
+        else:
+            pytest.fail("no address was printed:\n" + "".join(said))
+        yield found[1], found[2], folder
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def in_lab(page, lab, name):
+    """Open a notebook in JupyterLab and wait for its kernel."""
+    address, token, _ = lab
+    page.open(f"{address}/lab/tree/mine/{name}{token}", width=1200, height=3200)
+    page.wait("!!window.jupyterapp?.shell.currentWidget?.content?.widgets?.length", 120)
+    page.wait(
+        "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'", 120
+    )
+
+
+def local(page, lab):
+    """What the page asked of anything but the server, and what went wrong."""
+    ours = (lab[0], lab[0].replace("http", "ws"), "blob:", "data:")
+    return [url for url in page.requests if not url.startswith(ours)]
+
+
+def test_a_stored_notebook_shows_its_pictures_in_jupyterlab(page, lab):
+    in_lab(page, lab, "stored.ipynb")
+    page.wait(f"{PICTURES} == 4")
+    assert page.run(MOVING) == 0
+    assert "not found" not in page.run("document.body.innerText")
+    assert not local(page, lab)
+
+
+def test_in_jupyterlab_the_widgets_move_and_are_saved(page, lab):
+    in_lab(page, lab, "fresh.ipynb")
+    page.run("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 0)")
+    page.wait(f"{MOVING} == 4", 120)
+    assert page.run(PICTURES) == 0
+    # The kernel is gone, and they still move.
+    page.run("jupyterapp.shell.currentWidget.sessionContext.shutdown().then(() => 0)")
+    for number in range(4):
+        sliders = page.run(f"""document.querySelectorAll('.kdlib-moving')[{number}]
+            .querySelectorAll('input').length""")  # fmt: skip
+        if sliders:
+            page.run(f"""document.querySelectorAll('.kdlib-moving')[{number}]
+                .querySelector('input').focus()""")  # fmt: skip
+            before = page.run("document.activeElement.getAttribute('aria-valuetext')")
+            page.press("End")
+            assert page.run("document.activeElement.getAttribute('aria-valuetext')") != before
+    focus(page, ".pad")
+    page.press("Delete")
+    assert text(page, ".answer") == "–"
+    page.press(" ", "ArrowDown", "ArrowDown")
+    assert text(page, ".answer").isdecimal()
+    assert not local(page, lab)
+    # A copy that was saved moves when it is opened again, before anything runs.
+    page.run("jupyterapp.commands.execute('docmanager:save').then(() => 0)")
+    saved = nbformat.read(lab[2] / "fresh.ipynb", 4)
+    assert saved.metadata.widgets
+    in_lab(page, lab, "fresh.ipynb")
+    page.wait(f"{MOVING} == 4", 120)
