@@ -432,6 +432,7 @@ def lab(tmp_path_factory):
     assert not kernels.execute(made, folder).failures
     notebooks.save(made, folder / "stored.ipynb")
     options = ["--no-browser", "--LabApp.expose_app_in_browser=True", "--ip=127.0.0.1"]
+    options += [f"--LabApp.workspaces_dir={folder.parent / 'workspaces'}"]  # no tabs of another day
     line = command(options, root=is_root(), display=False, folder=folder, first="fresh.ipynb")
     process = subprocess.Popen(
         line, text=True, env={**os.environ, **server_environment()},
@@ -455,7 +456,7 @@ def lab(tmp_path_factory):
 def in_lab(page, lab, name):
     """Open a notebook in JupyterLab and wait for its kernel."""
     address, token, _ = lab
-    page.open(f"{address}/lab/tree/mine/{name}{token}", width=1200, height=3200)
+    page.open(f"{address}/lab/tree/mine/{name}{token}&reset", width=1200, height=3200)
     page.wait("!!window.jupyterapp?.shell.currentWidget?.content?.widgets?.length", 120)
     page.wait(
         "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status == 'idle'", 120

@@ -44,8 +44,10 @@ const SIZE = 300, WIDE = 520, HIGH = 90, EVERY = 120;  // the last in millisecon
 function panel({ name, colour, frames }, data, teacher) {
   const { side, edge } = data, cells = side ** 2, all = bytes(frames);
   const at = frame => all.subarray(frame * cells, (frame + 1) * cells);
-  const shade = html("canvas", { width: side, height: side });
-  shade.setAttribute("style", `width:${SIZE}px;height:${SIZE}px;position:absolute;opacity:.35`);
+  // A pixel of the shade is centred on its point of the grid, so the outer ones reach over the edge.
+  const pixel = SIZE / (side - 1), whole = `${side * pixel}px`, over = `${-pixel / 2}px`;
+  const style = `width:${whole};height:${whole};left:${over};top:${over}`;
+  const shade = html("canvas", { width: side, height: side, style });
   const line = svg("path", { fill: "none", stroke: colour, "stroke-width": 3 });
   const place = one => SIZE * (one - edge[0]) / (edge[1] - edge[0]);
   const points = floats(data.points), dots = data.labels.map((label, i) => svg("circle", {
@@ -58,7 +60,7 @@ function panel({ name, colour, frames }, data, teacher) {
   const distance = data.steps.map((_, frame) => differs(at(frame), teacher));
   return {
     name, colour, distance,
-    node: html("figure", {}, html("figcaption", {}, name), html("div", { style: "position:relative" }, shade, plot), text),
+    node: html("figure", {}, html("figcaption", {}, name), html("div", { class: "square", style: `width:${SIZE}px` }, shade, plot), text),
     show(frame) {
       const found = at(frame);
       found.forEach((value, i) => {

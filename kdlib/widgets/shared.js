@@ -74,7 +74,7 @@ function picture(pixels, width, height, canvas = html("canvas")) {
 }
 
 // Bars of probabilities over the classes; `update(values)` moves them, the highest one coloured.
-function bars(count, { width = 200, height = 90, name }) {
+function bars(count, { width = 180, height = 90, name }) {
   const step = width / count;
   const root = svg("svg", { viewBox: `0 0 ${width} ${height + 14}`, width, role: "img", "aria-label": name });
   const found = Array.from({ length: count }, (_, i) => {

@@ -18,7 +18,7 @@ export function meant(temperature, alpha) {
   return alpha / (alpha + (1 - alpha) * temperature ** 2);
 }
 
-const WIDE = 400, HIGH = 160, LONG = 150;
+const WIDE = 350, HIGH = 160, LONG = 130;
 
 function chart(count, label) {
   const step = WIDE / count, root = svg("svg", {
@@ -74,7 +74,7 @@ function render({ model, el }) {
   let { temperature, alpha } = data;
   const { root, finish } = frame(el, data,
     "Blue: the teacher at T. Hatched: the label. Thick line: the target mixed of both. " +
-    "On the right, how hard each part of the loss pulls at the student's logits.");
+    "The lengths say how hard each part of the loss pulls at the student's logits.");
   const temperatures = Array.from({ length: 63 }, (_, i) => 2 ** (i * Math.log2(data.hottest) / 62));
   const longest = Math.max(...temperatures.map(T => pulls(logits, student, label, T, 1).squared),
     pulls(logits, student, label, 1, 0).labels);
