@@ -238,6 +238,7 @@ Z = torch.zeros(10)
         (lambda: widgets.pull((1.0,), (0.0,), (1.0,), mean=9.0), ValueError, "mean must be"),
         (lambda: widgets.pull((1.0,), (0.0,), (1.0,), width=9.0), ValueError, "width must be"),
         (lambda: filmed(frames=1), ValueError, "frames must be"),
+        (lambda: filmed(stop_after=3), ValueError, "stop_after must be left out"),
         (lambda: widgets.film(models.MLP((4,), in_features=2, num_classes=3), points(), plane(),
                               epochs=1), ValueError, "two classes for a boundary, got 3"),
         (lambda: widgets.scrub({"a": filmed()}, build(POINTS, 0), plane()[:80], points()),

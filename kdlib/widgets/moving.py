@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kdlib import show
+from kdlib.engine.outputs import VIEW
 
 FOLDER = Path(__file__).parent
-VIEW = "application/vnd.jupyter.widget-view+json"
 PALETTE = ("GREY", "BLUE", "SKY", "GREEN", "ORANGE", "RED", "PINK", "YELLOW")
 MISSING = "This picture moves where anywidget is installed: pip install -r requirements.txt"
 

@@ -18,6 +18,8 @@ ALT = (
     "The plane at four moments of training, one row a student: shaded by the class that the "
     "student answers, its boundary a solid line, the teacher's a dashed one."
 )
+# Options with which steps are not taken, or are taken without the hooks of the network.
+UNSEEN = {"compile", "graphs", "checkpoint", "stop_after"}
 
 
 class Film(NamedTuple):
@@ -40,12 +42,14 @@ def film(
         train: what it learns from.
         plane: points [n, ...] on which it is asked.
         frames: how many to keep, the state before and after the training among them; at least 2.
-        options: of `training.fit`.
+        options: of `training.fit`, but for those in `UNSEEN`.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind; the student has not two classes.
     """
     frames = inputs.whole("frames", frames, low=2)
+    for name in sorted(UNSEEN & options.keys()):
+        raise ValueError(f"{name} must be left out: a film needs every step of a plain training")
     epochs = inputs.whole("epochs", options.get("epochs", 20))
     options = {"batch_size": 64, **options, "epochs": epochs}
     batch = min(inputs.whole("batch_size", options["batch_size"]), len(train.labels))
