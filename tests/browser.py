@@ -1,9 +1,10 @@
-"""Headless Chromium over its pipe: opens pages and tells what they asked for and said.
+"""Headless Chromium over its pipe: opens pages, uses them, tells what they asked for and said.
 
 The protocol is https://chromedevtools.github.io/devtools-protocol: JSON, each message ended by a
 zero byte, on the file descriptors 3 (in) and 4 (out).
 """
 
+import base64
 import json
 import os
 import select
@@ -20,8 +21,11 @@ FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--mute-audio",
     "--disable-extensions", "--disable-background-networking", "--remote-debugging-pipe",
     # Whatever is asked of a network fails at once.
-    "--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--proxy-server=127.0.0.1:9", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
+KEYS = {" ": ("Space", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowUp": ("ArrowUp", 38),
+        "ArrowRight": ("ArrowRight", 39), "ArrowDown": ("ArrowDown", 40), "End": ("End", 35),
+        "Delete": ("Delete", 46), "Enter": ("Enter", 13), "Tab": ("Tab", 9)}  # fmt: skip
 
 
 class Page:
@@ -68,6 +72,44 @@ class Page:
         )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
+
+    def press(self, *keys):
+        """Press and let go of keys, by their names in `KEYS`."""
+        for key in keys:
+            code, number = KEYS[key]
+            named = dict(key=key, code=code, windowsVirtualKeyCode=number)
+            text = {" ": " ", "Enter": "\r"}.get(key)
+            down = {"type": "keyDown", "text": text} if text else {"type": "rawKeyDown"}
+            self.call("Input.dispatchKeyEvent", **down, **named)
+            self.call("Input.dispatchKeyEvent", type="keyUp", **named)
+
+    def drag(self, *points):
+        """Press the mouse at the first point (x, y) of the window, pass the others, let go."""
+
+        def mouse(kind, point, buttons):
+            x, y = point
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
+                buttons=buttons, clickCount=1,
+            )  # fmt: skip
+
+        mouse("mousePressed", points[0], 1)
+        for point in points[1:]:
+            mouse("mouseMoved", point, 1)
+        mouse("mouseReleased", points[-1], 0)
+
+    def wait(self, script, seconds=60):
+        """The value of an expression, once it is true."""
+        until = time.monotonic() + seconds
+        while not (found := self.run(script)):
+            assert time.monotonic() < until, f"never true: {script}"
+            time.sleep(0.1)
+        return found
+
+    def screenshot(self, path):
+        """What the window shows, as a PNG file."""
+        found = self.call("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(found["data"]))
 
     def _next(self, seconds=60):
         until = time.monotonic() + seconds

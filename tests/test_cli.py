@@ -835,7 +835,10 @@ def test_lab_asks_no_question_about_news(given, started, monkeypatch):
     *before, ours = environment["JUPYTER_CONFIG_PATH"].split(os.pathsep)
     assert before == ([given] if given else [])
     settings = json.loads(Path(ours, "labconfig", "default_setting_overrides.json").read_text())
-    assert settings == {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}
+    assert settings == {
+        "@jupyterlab/apputils-extension:notification": {"fetchNews": "false"},
+        "@jupyter-widgets/jupyterlab-manager:plugin": {"saveState": True},
+    }
 
 
 def fetch(address, patience):

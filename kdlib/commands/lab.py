@@ -16,8 +16,8 @@ from kdlib.engine.environment import one_thread_environment, quiet_environment
 
 HELP = "open JupyterLab on your own copies of the notebooks, in mine/"
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-SETTINGS = ASSETS / "jupyter"  # no question about news
-ORIGINALS = ASSETS / "jupyter_originals"  # written when asked to, not by themselves
+SETTINGS = ASSETS / "jupyter"  # no question about news; a saved copy keeps what moves
+ORIGINALS = ASSETS / "jupyter_originals"  # written when asked to, and without widgets
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -122,6 +122,7 @@ def save(notebook: Any, path: Path, *, over: bytes | None = None) -> Path:
         "name": "python3",
     }
     notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata.pop("widgets", None)  # of the outputs that were there
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # times of day
     if over is not None and (not path.exists() or path.read_bytes() != over):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LIMIT = 1_000_000  # characters of each stream, and of each text, that a cell keeps
+VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 class Outputs:
@@ -106,6 +107,9 @@ def _display_id(content: Mapping[str, Any]) -> str:
 
 def _mimebundle(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     data = dict(content["data"])
+    # It names, at random, a model in a kernel that is gone: JupyterLab would say that it is not
+    # found, and not show the other forms.
+    data.pop(VIEW, None)
     text = data.get("text/plain", "")
     if len(text) > LIMIT:
         data["text/plain"] = text[:LIMIT] + _note(len(text) - LIMIT)
