@@ -160,7 +160,8 @@ def _section(handed_in: HandedIn, flag: str, name: str) -> Answer:
     body, place = found[name]
     least, own = handed_in.course.review.words, _own(handed_in, body)
     if _count(body) < least:
-        return Answer((Finding(flag, RED, f"section {name!r} is empty", place),))
+        told = f"has {counted(_count(body), 'word')} only" if _count(body) else "is empty"
+        return Answer((Finding(flag, RED, f"section {name!r} {told}", place),))
     if _count(own) < least:
         evidence = f"section {name!r} is the starter's text, unchanged"
         return Answer((Finding(flag, RED, evidence, place),))
