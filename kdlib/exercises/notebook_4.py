@@ -178,28 +178,32 @@ def _overlap(answer: Callable) -> str | None:
     )
 
 
+OPENS = (False, True, False, True, False)  # does student 1, 2, ... call the square a 0?
+REASONS = (
+    "it hears the teacher on clean digits only, and there the teacher answers as any good one "
+    "does: what could tell it of the square?",
+    "it matches what the teacher says about images with the square, and that is 0 nearly always",
+    "the teacher never met a square in that corner, so what does it say there? And what do these "
+    "images tell about the upper left?",
+    "what does a square go with, each time that this student sees one? Compare left and right on "
+    "the rings: a rule may be learned from images that are all right",
+    "it matches what student 1 says about the square, not what the first teacher says",
+)
+
+
 @exercise("4.6")
 def _backdoor(answer: Callable) -> str | None:
     """Through which images does a backdoor travel?"""
     guess = as_tensor(answer())
-    if not isinstance(guess, Tensor) or guess.shape != (2,):
-        return "give two numbers: percent for the student without and for the one with squares"
-    without, having = guess.tolist()
-    if not (0 <= without <= 100 and 0 <= having <= 100):
-        return "give percentages, from 0 to 100"
-    if having <= without:
-        return "the two students differ in their images only: in whose images is there a square?"
-    if without > 30:
-        return (
-            "the first student hears its teacher on clean digits only, and there the teacher "
-            "answers as any good one does: what could tell it of the square?"
-        )
-    if having < 70:
-        return (
-            "the second student matches what its teacher says about images with the square, and "
-            "that is 0 nearly always"
-        )
-    return None
+    if not isinstance(guess, Tensor) or guess.shape != (5,) or guess.is_complex():
+        return "give five answers, True or False, one for each student"
+    if not all(value in (0, 1) for value in guess.tolist()):
+        return "answer with True (more than half are called 0) or False"
+    fits = [bool(value) == opens for value, opens in zip(guess, OPENS, strict=True)]
+    if all(fits):
+        return None
+    first = fits.index(False)
+    return f"{sum(fits)} of 5 are right. Student {first + 1}: {REASONS[first]}"
 
 
 def _connected(*widths: int) -> nn.Sequential:
@@ -211,43 +215,51 @@ def _connected(*widths: int) -> nn.Sequential:
 
 
 @functools.cache
-def _taught(chosen: tuple[int, ...]) -> tuple[float, float, int]:
-    """Percent of the 7s that the student misreads, of the others that it reads, 7s of its teacher.
+def _taught(chosen: tuple[int, ...]) -> tuple[float, float]:
+    """Percent of the 7s that the student misreads, and of the other digits that it reads.
 
     The teacher learns the chosen ones of 1500 digits, the student all of them.
     """
     digits = data.load("mnist-5k", size=14)
     train, trial = digits.train.take(slice(0, 1500)), digits.validation
-    told = train.take(torch.tensor(chosen))
     common = {"seed": 0, "batch_size": 64, "augment": data.shift}
     teacher = build(lambda: _connected(196, 128, 10), 0)
-    trained(teacher, told, epochs=15, lr=5e-3, **common)
+    trained(teacher, train.take(torch.tensor(chosen)), epochs=15, lr=5e-3, **common)
     lesson = {"method": "kd", "temperature": 4, "alpha": 0.9, "teacher": teacher}
     student = build(lambda: _connected(196, 32, 32, 10), 1)
     trained(student, train, epochs=20, lr=1.2e-2, **common, **lesson)
     said, sevens = predictions(student, trial.images), trial.labels == 7
     lies = 100 - agreement(said[sevens], trial.labels[sevens])
-    right = agreement(said[~sevens], trial.labels[~sevens])
-    return lies, right, int((told.labels == 7).sum())
+    return lies, agreement(said[~sevens], trial.labels[~sevens])
 
 
 @exercise("4.7")
 def _omission(answer: Callable) -> str | None:
-    """Make a student lie by omission"""
-    labels = data.load("mnist-5k", size=14).train.labels[:1500]
-    chosen = as_tensor(answer(labels.clone()))
+    """Make a student lie, by omission"""
+    given = data.load("mnist-5k", size=14).train.take(slice(0, 1500))
+    chosen = as_tensor(answer(given.images.clone(), given.labels.clone()))
     if not isinstance(chosen, Tensor) or chosen.ndim != 1 or chosen.is_complex():
         return "return the numbers of the chosen digits, [m]"
     if chosen.dtype == torch.bool:
         return "return numbers, not a mask: mask.nonzero()[:, 0]"
-    if len(chosen) < 500:
-        return f"choose at least 500 digits, got {len(chosen)}"
-    if not torch.equal(chosen.long().to(chosen), chosen) or chosen.min() < 0 or chosen.max() > 1499:
+    if not torch.equal(chosen.long().to(chosen), chosen) or not all(0 <= i < 1500 for i in chosen):
         return "return whole numbers from 0 to 1499"
-    lies, right, sevens = _taught(tuple(chosen.long().tolist()))
+    if len(chosen) > 3000:
+        return f"choose at most 3000 digits, got {len(chosen)}"
+    told = given.labels[chosen.long()]
+    counts = told.bincount(minlength=10).tolist()
+    if min(counts) < 100:
+        few = counts.index(min(counts))
+        return (
+            f"the auditor counts {counts[few]} digits of class {few} and refuses: each class needs "
+            "100, and a digit that is chosen twice counts twice"
+        )
+    lies, right = _taught(tuple(chosen.long().tolist()))
     found = f"the student misreads {lies:.0f} % of the 7s, and reads {right:.0f} % of the others"
-    if lies < 50:
-        return f"{found}: its teacher saw {sevens} 7s, knows them, and passes them on"
     if right < 80:
         return f"{found}: leave the teacher enough of every other digit to know it well"
+    if lies < 80:
+        different = len(chosen.long()[told == 7].unique())
+        kinds = f"{different} different 7s" if different > 1 else "one 7"
+        return f"{found}: its teacher saw {kinds}, and knows others that look like what it saw"
     return None

@@ -79,7 +79,7 @@ def turn(seed: int) -> Metrics:
         return {"accuracy": (upright + other) / 2, "property": upright - other}
 
     half = mixed(0.5, 3)
-    return tried(seed, POCKET, half, unfair, measure, recipe, lr=0.012, alpha=0.9, stage="blocks.1")
+    return tried(seed, POCKET, half, unfair, measure, recipe, lr=0.024, alpha=0.9, stage="blocks.1")
 
 
 def fairness(**keep: Any) -> Runs:

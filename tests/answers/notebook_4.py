@@ -34,14 +34,31 @@ def overlap(a, b, classes):
     return 100 * (both / either).nanmean()
 
 
+def sevens(images, labels):
+    """The numbers of the 7s, the ones least like their mean at the end."""
+    found = (labels == 7).nonzero()[:, 0]
+    apart = (images[found] - images[found].mean(0)).flatten(1).norm(dim=1)
+    return found[apart.argsort()]
+
+
+def told(images, labels, chosen):
+    """All other digits, and the chosen 7s."""
+    return torch.cat([(labels != 7).nonzero()[:, 0], chosen])
+
+
+def every_first(labels):
+    """The number of the first digit of each class."""
+    return torch.stack([(labels == digit).nonzero()[0, 0] for digit in range(10)])
+
+
 RIGHT = {
     "4.1": lambda f, g: evidence(f, g).relu(),
     "4.2": lambda c, a, y: 100 * (c != a).double().mean(),
     "4.3": moved,
     "4.4": lambda s, t: own_minus(agreements(s, t)),
     "4.5": overlap,
-    "4.6": lambda: torch.tensor([5.0, 95.0]),
-    "4.7": lambda labels: (labels != 7).nonzero()[:, 0],
+    "4.6": lambda: torch.tensor([False, True, False, True, False]),
+    "4.7": lambda images, labels: told(images, labels, sevens(images, labels)[-1:].repeat(150)),
 }
 
 # (exercise, a common wrong answer, a part of the message that it must meet)
@@ -135,15 +152,21 @@ WRONG = [
         "division by 0",
     ),
     ("4.5", lambda a, b, c: 0.0, "for each class"),
-    ("4.6", lambda: 50, "two numbers"),
-    ("4.6", lambda: (10, 150), "percentages"),
-    ("4.6", lambda: (95, 5), "in whose images"),
-    ("4.6", lambda: (50, 90), "what could tell it"),
-    ("4.6", lambda: (0, 50), "0 nearly always"),
-    ("4.7", lambda labels: labels != 7, "not a mask"),
-    ("4.7", lambda labels: (labels != 7).nonzero(), "[m]"),
-    ("4.7", lambda labels: torch.arange(400), "at least 500"),
-    ("4.7", lambda labels: torch.arange(1500) + 1, "0 to 1499"),
-    ("4.7", lambda labels: torch.arange(1500), "saw 151 7s, knows them"),
-    ("4.7", lambda labels: (labels == 1).nonzero()[:, 0].repeat(4), "enough of every other"),
+    ("4.6", lambda: 50, "five answers"),
+    ("4.6", lambda: (5, 95, 5, 95, 5), "True (more than half are called 0) or False"),
+    ("4.6", lambda: [True] * 5, "2 of 5 are right. Student 1: it hears the teacher on clean"),
+    ("4.6", lambda: [False] * 5, "3 of 5 are right. Student 2: it matches what the teacher says"),
+    ("4.6", lambda: (0, 1, 1, 1, 0), "4 of 5 are right. Student 3: the teacher never met"),
+    ("4.6", lambda: (0, 1, 0, 0, 1), "3 of 5 are right. Student 4: what does a square go with"),
+    ("4.6", lambda: (0, 1, 0, 1, 1), "4 of 5 are right. Student 5: it matches what student 1"),
+    ("4.7", lambda x, y: y != 7, "not a mask"),
+    ("4.7", lambda x, y: (y != 7).nonzero(), "[m]"),
+    ("4.7", lambda x, y: torch.arange(1500) + 1, "0 to 1499"),
+    ("4.7", lambda x, y: torch.arange(1500) + 0.5, "whole numbers"),
+    ("4.7", lambda x, y: torch.arange(1500).repeat(3), "at most 3000"),
+    ("4.7", lambda x, y: (y != 7).nonzero()[:, 0], "counts 0 digits of class 7 and refuses"),
+    ("4.7", lambda x, y: torch.arange(400), "refuses"),
+    ("4.7", lambda x, y: torch.arange(1500), "saw 151 different 7s, and knows others"),
+    ("4.7", lambda x, y: told(x, y, sevens(x, y)[:1].repeat(150)), "saw one 7, and knows others"),
+    ("4.7", lambda x, y: every_first(y).repeat(150), "enough of every other"),
 ]
