@@ -137,7 +137,7 @@ class Claim(NamedTuple):
     unit: str
     demand: str  # what the interval has to satisfy, unless that is to lie above 0
     close: str  # why the verdict may turn elsewhere
-    refuted: bool  # the whole interval lies on the wrong side
+    refuted: bool  # the interval lies on the wrong side, too far for another processor
 
     @property
     def p(self) -> float:
@@ -234,11 +234,11 @@ def claim(
     if within is not None:
         inputs.number("within", within, above=0)
         tests = [_test(array, -within), _test(-array, -within)]
-        demand, refuted = f", needs within ±{within:g}", found.low > within or found.high < -within
+        demand, wrong = f", needs within ±{within:g}", [_test(array, within), _test(-array, within)]
     else:
         tests = [_test(array, threshold)]
         demand = f", needs > {threshold:g}" if threshold else ""
-        refuted = found.high < threshold
+        wrong = [_test(-array, -threshold)]
     if control is not None:
         if len(control) != len(array):
             raise ValueError(
@@ -262,7 +262,7 @@ def claim(
         unit=unit,
         demand=demand,
         close=close,
-        refuted=refuted,
+        refuted=any(test.room() > MARGIN["not shown"] for test in wrong),
     )
     _say(result)
     return result

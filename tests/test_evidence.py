@@ -140,6 +140,9 @@ def test_a_close_claim_has_an_exact_floor():
     against = evidence.claim("close", -VALUES, close="near")
     assert against.refuted and "| ≈not shown, but close, refuted |" in str(against)
     assert evidence.claim("close", VALUES, within=1, close="near").refuted
+    by_a_hair = evidence.claim("close", VALUES - 2.25, close="near")
+    assert by_a_hair.interval.high < 0 and not by_a_hair.refuted, "another processor might not"
+    assert evidence.claim("close", VALUES - 2.4, close="near").refuted
     with pytest.raises(TypeError, match="close must be the reason in words"):
         evidence.claim("close", VALUES, close=True)
 
