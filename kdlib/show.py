@@ -31,7 +31,7 @@ GREEN, ORANGE, RED, PINK, YELLOW = "#009E73", "#E69F00", "#D55E00", "#CC79A7", "
 LOOKS: dict[str, tuple[str, str]] = {
     "teacher": (BLACK, "*"), "ensemble": (BLACK, "P"),
     "ce": (GREY, "v"), "independent": (GREY, "v"), "alone": (GREY, "v"),
-    "scratch": (GREY, "v"), "labels only": (RED, "P"),
+    "scratch": (GREY, "v"), "branches": (RED, "P"),
     "label smoothing": (GREY, "<"), "label": (GREY, "s"), "control": (GREY, "D"),
     "kd": (BLUE, "o"), "distilled": (BLUE, "o"), "kd + crd": (BLUE, "P"),
     "dkd": (SKY, "s"), "dist": (SKY, "^"), "ofa": (RED, "X"),
@@ -150,6 +150,7 @@ def bars(
             color=look(method)["color"],
             hatch=hatch,
             edgecolor="white",
+            ecolor=GREY if look(method)["color"] == BLACK else BLACK,
             error_kw={"capsize": 3, "elinewidth": 1},
         )
         if len(groups) == 1:
@@ -165,8 +166,8 @@ def bars(
     if reference is not None:
         axes.axhline(reference, color=RED, linewidth=1, linestyle="--")
     axes.set(
-        xticks=range(len(groups)),
-        xticklabels=["" if len(groups) == 1 else name for name in groups],
+        xticks=[] if len(groups) == 1 else range(len(groups)),
+        xticklabels=[] if len(groups) == 1 else list(groups),
         ylabel=ylabel,
         title=title,
     )
@@ -279,38 +280,42 @@ def branches(
         titles: of the two networks.
     """
     picture, axes = figure(height=4.2)
-    axes.set(xlim=(0, 10), ylim=(0, len(student) + 1.6))
+    top, margin = len(student), 9.85
+    axes.set(xlim=(0, 10), ylim=(-0.7, top + 1.2))
     axes.axis("off")
 
-    def box(x: float, y: float, text: str, colour: str) -> None:
+    def box(x: float, y: float, text: str, colour: str, ink: str = "white") -> None:
         frame = dict(boxstyle="round,pad=0.4", facecolor=colour, edgecolor="none")
-        axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white", bbox=frame)
+        axes.text(x, y, text, ha="center", va="center", fontsize=8, color=ink, bbox=frame)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
-        axes.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=BLACK, **look))
+    def arrow(start: tuple[float, float], end: tuple[float, float], colour: str = BLACK) -> None:
+        axes.annotate("", end, start, arrowprops=dict(arrowstyle="->", color=colour))
+
+    def loss(y: float, text: str) -> None:
+        axes.text(9.06, y, text, ha="center", va="center", fontsize=12, color=RED)
+        arrow((margin, y), (9.55, y), GREY)
 
     for x, title, stages in ((1.1, titles[0], teacher), (4.0, titles[1], student)):
-        axes.text(x, len(student) + 1.35, title, ha="center", fontsize=11)
+        axes.text(x, top + 0.85, title, ha="center", fontsize=11)
         for row, (stage, shape) in enumerate(stages.items()):
             y = float(len(stages) - row)
             box(x, y + 0.2, f"{stage}\n{' x '.join(map(str, shape))}", BLACK if x < 2 else BLUE)
             arrow((x, y - 0.12), (x, y - 0.46))
-    top = len(student)
+        box(x, 0.35, f"{logits} logits", BLACK if x < 2 else BLUE)
     for row in range(top):
         y = top - row + 0.2
-        box(6.4, y, "branch", ORANGE)
         arrow((4.75, y), (5.85, y))
-        box(8.1, y, f"{logits} logits", SKY)
-        arrow((6.95, y), (7.4, y))
-        axes.text(9.3, y, r"$\mathcal{L}_{OFA}$", ha="center", va="center", fontsize=12, color=RED)
-    for x, colour in ((1.1, BLACK), (4.0, BLUE)):
-        box(x, 0.35, f"{logits} logits", colour)
-    arrow((4.8, 0.35), (8.7, 0.35))
-    axes.text(
-        9.3, 0.35, r"$\mathcal{L}_{OFA}$, CE", ha="center", va="center", fontsize=12, color=RED
-    )
-    text = "The teacher's final logits enter every loss on the right; its stages enter none."
-    axes.text(5.2, -0.35, text, ha="center", fontsize=9)
+        box(6.4, y, "branch", ORANGE, BLACK)
+        arrow((6.95, y), (7.3, y))
+        box(7.9, y, f"{logits} logits", SKY, BLACK)
+        arrow((8.4, y), (8.75, y))
+        loss(y, r"$\mathcal{L}_{OFA}$")
+    arrow((4.8, 0.35), (8.55, 0.35))
+    loss(0.35, r"$\mathcal{L}_{OFA}$, CE")
+    # from the teacher's logits below everything and up the right margin, to all losses
+    axes.plot((1.1, 1.1, margin, margin), (0.05, -0.25, -0.25, top + 0.2), color=GREY)
+    text = "grey: the teacher's final logits, which enter every loss; its stages enter none"
+    axes.text(5.4, -0.6, text, ha="center", fontsize=9)
     return picture
 
 
@@ -375,11 +380,14 @@ def words(
     label: str = "",
     title: str = "",
 ) -> Figure:
-    """Texts word by word, each word on the colour of its value: red for low, blue for high.
+    """Texts word by word, each word on the colour of its value.
+
+    Around 0 low is red and high is blue, and a line below a word, the thicker the lower, shows
+    red in grey print, too. A scale that ends at 0 has one hue, dark for low.
 
     Args:
         lines: {what stands on the left, at most 24 signs: (words, their values or None)}.
-        limits: ends of the colour scale.
+        limits: ends of the colour scale, (-a, a) or (-a, 0).
         label: what the values are, beside the scale; shown where there are values.
     """
     left, right = 25, 110 if label else 124  # columns of signs, as wide as the font
@@ -397,7 +405,8 @@ def words(
     axes.set(xlim=(0, right), ylim=(row - 0.4, -0.6))
     axes.set_title(title, loc="left")
     axes.axis("off")
-    colour = plt.cm.ScalarMappable(plt.Normalize(*limits), "RdBu")
+    both = limits[1] > 0
+    colour = plt.cm.ScalarMappable(plt.Normalize(*limits), "RdBu" if both else "Oranges_r")
     font: dict[str, Any] = dict(family="monospace", fontsize=7.5, va="center")
     for name, line in starts.items():
         axes.text(0, line, name[: left - 1], color="#404040", **font)
@@ -408,6 +417,9 @@ def words(
                 facecolor=colour.to_rgba(np.array(value)), alpha=0.6, linewidth=0,
             )  # fmt: skip
             axes.add_patch(shade)
+            if both and value < 0:
+                ends, depth = (column, column + len(word)), min(value / limits[0], 1.0)
+                axes.plot(ends, (line + 0.4,) * 2, color=BLACK, linewidth=2 * depth)
         axes.text(column, line, word, **font)
     if label:
         picture.colorbar(colour, ax=axes, label=label, shrink=0.9, aspect=12)

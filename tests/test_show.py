@@ -69,6 +69,7 @@ def test_figures_are_labelled(runs):
     assert [bar.get_height() for bar in axes.patches] == [1, 2, 3]
     assert axes.patches[1].get_hatch() and not axes.patches[0].get_hatch()
     axes = show.bars({"A": groups["A"]}, ylabel="%")
+    assert not len(axes.get_xticks()), "the names stand below the bars"
     assert [t.get_text() for t in axes.texts] == ["Ind", "KL*"] and axes.get_legend() is None
     axes = show.heatmap(
         np.arange(6.0).reshape(2, 3),
@@ -114,6 +115,9 @@ def test_branches_shows_every_stage_with_its_shape_and_loss():
     assert {"a ViT", "a CNN", "blocks.2\n16 x 4 x 4", "blocks.1\n16 x 64"} <= set(texts)
     assert texts.count("branch") == 3 and texts.count("100 logits") == 5
     assert sum("OFA" in text for text in texts) == 4, "a loss a branch, and one at the end"
+    ends = [text.xy for text in fig.axes[0].texts if hasattr(text, "xy")]
+    assert sum(x == 9.55 for x, _ in ends) == 4, "the teacher's logits reach every loss"
+    assert sum(x == 8.75 for x, _ in ends) == 3, "and so do those of every branch"
 
 
 def test_compared_draws_a_panel_for_each_method():
@@ -154,4 +158,13 @@ def test_words_stand_on_their_colours_and_break_into_lines():
     assert len(placed) == 30 and lines == {1, 2}
     assert all(text.get_position()[0] + 4 <= axes.get_xlim()[1] for text in placed)
     assert bar.get_ylabel() == "reward" and axes.get_title("left") == "texts"
+    below = [line.get_xdata()[0] for line in axes.lines]
+    assert below == [axes.texts[2].get_position()[0]], "a line below the red word alone"
     assert len(show.words({"a": (["b"], None)}).axes) == 1, "no colours, no bar"
+
+
+def test_words_on_a_scale_that_ends_at_0_have_one_hue():
+    fig = show.words({"a": (["low", "middle", "high"], [-6.0, -3.0, 0.0])}, limits=(-6, 0))
+    shades = [patch.get_facecolor() for patch in fig.axes[0].patches]
+    grey = [0.3 * red + 0.6 * green + 0.1 * blue for red, green, blue, _ in shades]
+    assert grey == sorted(grey) and grey[0] < grey[2] - 0.3 and not fig.axes[0].lines
