@@ -212,7 +212,7 @@ def claim(
         within: for claims of equivalence, the largest difference that does not matter.
         unit: of the differences.
         close: why the verdict may turn on another machine. It is then shown as close and masked;
-            an interval that refutes the claim is told in exact text.
+            an interval that refutes the claim by half its half-width is told in exact text.
 
     Raises:
         ValueError: fewer than five differences, a non-finite one, a control of other length or

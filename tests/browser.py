@@ -7,6 +7,7 @@ zero byte, on the file descriptors 3 (in) and 4 (out).
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -159,3 +160,14 @@ def browser():
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def printed(process, pattern):
+    """(match, text so far) of the first line of a process that has the pattern; it must come."""
+    said = ""
+    for line in process.stdout:
+        said += line
+        found = re.search(pattern, line)
+        if found:
+            return found, said
+    raise AssertionError(f"no line has {pattern}:\n{said}")

@@ -21,6 +21,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from browser import printed
 
 from kdlib import __main__ as cli
 from kdlib.commands import doctor, lab
@@ -887,15 +888,8 @@ def test_lab_answers_on_the_printed_address(home, tmp_path):
         stderr=subprocess.STDOUT,
     )
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            address = re.search(r"(http://[\w.]+:\d+)/lab(/[\w./]+)?\?token=\w+", line)
-            if address:
-                break
-        else:
-            pytest.fail("no address was printed:\n" + "".join(lines))
-        assert "Traceback" not in "".join(lines)
+        address, said = printed(process, r"(http://[\w.]+:\d+)/lab(/[\w./]+)?\?token=\w+")
+        assert "Traceback" not in said
         page = "/tree/mine/01_motivation.ipynb" if folder == "mine" else "/workspaces/originals"
         assert address[2] == page
         assert f'"preferredPath": "{folder}"' in fetch(address[0], patience=30)

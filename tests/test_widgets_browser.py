@@ -7,14 +7,13 @@ import base64
 import json
 import math
 import os
-import re
 import subprocess
 from functools import partial
 
 import nbformat
 import pytest
 import torch
-from browser import CHROMIUM, browser
+from browser import CHROMIUM, browser, printed
 from torch.nn import functional as F
 
 from kdlib import data, losses, models, widgets
@@ -439,14 +438,7 @@ def lab(tmp_path_factory):
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        said = []
-        for text in process.stdout:
-            said.append(text)
-            found = re.search(r"(http://127[\d.:]+)/lab\S*(\?token=\w+)", text)
-            if found:
-                break
-        else:
-            pytest.fail("no address was printed:\n" + "".join(said))
+        found, _ = printed(process, r"(http://127[\d.:]+)/lab\S*(\?token=\w+)")
         yield found[1], found[2], folder
     finally:
         process.terminate()
