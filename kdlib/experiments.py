@@ -84,7 +84,7 @@ class _Result(NamedTuple):
 
 
 def over_seeds(
-    function: Callable[..., Any],
+    function: Callable[..., Any] | Sequence[Callable[..., Any]],
     seeds: Sequence[int],
     *,
     experiment: str,
@@ -102,6 +102,8 @@ def over_seeds(
     Args:
         function: returns {metric: number}, or {method: {metric: number}} where it compares
             several methods by itself, or an `Outcome` around either. May be defined in a notebook.
+            Or several functions, each with methods of its own, the longest first: no core then
+            waits for the last seed of one.
         seeds: e.g. `evidence.seeds(5)`.
         experiment: name of the experiment; the method of a function without methods.
         teacher: `training.fresh(...)` or `language.fresh(...)`: a teacher trained anew for each
@@ -118,25 +120,51 @@ def over_seeds(
 
     Raises:
         ValueError: an argument is out of range; the function has no identity and `folder` is
-            given (the message holds the path to what cannot be identified); the executor's workers
-            share a process or run other code.
+            given (the message holds the path to what cannot be identified); two functions have a
+            method in common; the executor's workers share a process or run other code.
         RuntimeError: all runs failed.
     """
     seeds, spread = _seeds(seeds), _spread(workers, executor, progress)
-    name = getattr(function, "__qualname__", type(function).__name__)
-    config = {"function": name}
+    functions = [function] if callable(function) else list(function)
+    if not functions or not all(map(callable, functions)):
+        raise TypeError(
+            "function must be a function of a seed, or several in a list, got "
+            f"{inputs.describe(function)}"
+        )
     if teacher is not None:
-        fresh = _fresh(teacher, drawn, language.drawn)
-        config["teacher"] = Identities(required=False).words(fresh, "teacher")
+        _fresh(teacher, drawn, language.drawn)
+    keep = folder is not None
+    tasks = [task for one in functions for task in _tasks(one, seeds, experiment, teacher, keep)]
+    runs = _perform(tasks, experiment, folder, resume, spread)
+    seen = set[tuple[str, int]]()
+    for run in runs:
+        if (run.method, run.seed) in seen:
+            raise ValueError(
+                f"function must hold functions with methods of their own, got {run.method!r} from "
+                "two of them: name it differently in one"
+            )
+        seen.add((run.method, run.seed))
+    return runs
+
+
+def _tasks(
+    function: Callable[..., Any],
+    seeds: list[int],
+    experiment: str,
+    teacher: functools.partial | None,
+    keep: bool,
+) -> list[_Task]:
+    """A task for every seed of a function of `over_seeds`."""
+    config = {"function": getattr(function, "__qualname__", type(function).__name__)}
+    if teacher is not None:
+        config["teacher"] = Identities(required=False).words(teacher, "teacher")
         function = functools.partial(with_teacher, function=function, teacher=teacher)
-    setting = identity_of(function, "function", folder is not None)
-    exact = setting
-    setting = setting or f"unidentified, {secrets.token_hex(8)}"
-    tasks = [
+    exact = identity_of(function, "function", keep)
+    setting = exact or f"unidentified, {secrets.token_hex(8)}"
+    return [
         _Task(experiment, seed, function, config, joint(exact, seed), setting, "", teacher=teacher)
         for seed in seeds
     ]
-    return _perform(tasks, experiment, folder, resume, spread)
 
 
 def compare(

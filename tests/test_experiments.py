@@ -81,6 +81,31 @@ def test_a_function_may_compare_methods_by_itself_and_keep_things():
     assert runs.kept("A") == {seed: {"seed": seed} for seed in range(3)}
 
 
+def third(seed):
+    return {"C": {"x": seed + 3.0}}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_functions_with_methods_of_their_own_run_side_by_side(workers, tmp_path):
+    settings = dict(experiment="e", folder=tmp_path, workers=workers, progress=False)
+    runs = over_seeds([several, third], [4, 2], **settings)
+    assert runs.methods == ["A", "B", "C"] and len(runs) == 6
+    assert runs.paired("C", "A", "x").tolist() == [3, 3] and runs.kept("C") == {2: None, 4: None}
+    alone = over_seeds(third, [4, 2], experiment="e", **quiet)
+    assert runs.values("C", "x").tolist() == alone.values("C", "x").tolist()
+    assert over_seeds([third], [4, 2], resume=True, **settings)[0].identity == runs[-2].identity
+    assert over_seeds([several, third], [4, 2], resume=True, **settings) == runs
+
+
+def test_functions_that_share_a_method_are_named():
+    for functions in ([several, several], [several, lambda seed: {"B": {"x": 1.0}}]):
+        with pytest.raises(ValueError, match="methods of their own, got '[AB]' from two"):
+            over_seeds(functions, [0, 1], experiment="e", **quiet)
+    for nothing in ([], [several, "third"]):
+        with pytest.raises(TypeError, match="function must be a function of a seed, or several"):
+            over_seeds(nothing, [0], experiment="e", **quiet)
+
+
 def test_a_failing_seed_costs_only_itself(tmp_path):
     with pytest.warns(RuntimeWarning, match="1 of 3 runs of trial failed:\n  trial, seed 1: Valu"):
         runs = over_seeds(failing, range(3), experiment="trial", folder=tmp_path, **quiet)
@@ -580,6 +605,16 @@ def test_over_seeds_hands_a_fresh_teacher_over(tmp_path, digits):
     settings = dict(experiment="e", folder=tmp_path, **quiet)
     assert over_seeds(first_weight, [0, 1], teacher=teacher, resume=True, **settings) == runs
     assert over_seeds(first_weight, [0, 1], teacher=other, resume=True, **settings) != runs
+
+
+def test_several_functions_share_the_fresh_teacher_of_a_seed(digits):
+    def second(seed, teacher):
+        return {"second": {"weight": next(teacher.parameters()).flatten()[0].item()}}
+
+    teacher = training.fresh(NET, digits[0], epochs=1)
+    runs = over_seeds([first_weight, second], [0, 1], experiment="e", teacher=teacher, **quiet)
+    assert runs.paired("second", "e", "weight").tolist() == [0, 0]
+    assert len({run.teacher_seconds for run in runs}) == 2, "one training a seed"
 
 
 def test_over_seeds_hands_a_language_teacher_over_and_compare_refuses_it(digits):
