@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import threading
 import time
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+MIB = 2**20
 RATE = 1e-3  # of the peak: a measurement need not train, and no method diverges
 WARMUP = 5  # steps before the first that counts: kernels are chosen and compiled
 
@@ -31,6 +33,21 @@ def waited(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def occupied(device: torch.device) -> int:
+    """Bytes of tensors on a GPU, without those that only wait to be collected; 0 for a CPU."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if device.type == "cuda" else 0
+
+
+def beyond(timed: Timed, device: torch.device, before: int) -> float:
+    """MiB that two steps need on a GPU, beyond `before`, what was there; 0 for a CPU."""
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.reset_peak_memory_stats()
+    timed.seconds(2)
+    return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
 class Paced:

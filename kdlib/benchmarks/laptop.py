@@ -13,9 +13,9 @@ from pathlib import Path
 
 from kdlib import data, training
 from kdlib.benchmarks import networks
-from kdlib.benchmarks.clock import Called, Ratio, in_turns
+from kdlib.benchmarks.clock import MIB, Called, Ratio, in_turns
 from kdlib.benchmarks.plan import Plan
-from kdlib.benchmarks.rows import MIB, Row
+from kdlib.benchmarks.rows import Row
 from kdlib.benchmarks.vision import method_names
 from kdlib.engine import kernels, notebooks, workers
 from kdlib.engine.loop import warmup_cosine

@@ -10,8 +10,6 @@ from typing import Any
 
 from kdlib.benchmarks.clock import Ratio
 
-MIB = 2**20
-
 
 @dataclass
 class Row:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.benchmarks import networks
-from kdlib.benchmarks.clock import Called, Paced, in_turns
+from kdlib.benchmarks.clock import MIB, Called, Paced, beyond, in_turns, occupied
 from kdlib.benchmarks.plan import Plan, machine
-from kdlib.benchmarks.rows import MIB, Row
+from kdlib.benchmarks.rows import Row
 from kdlib.engine import loop, optimizers
 from kdlib.language import GPT, divergence, generate, linear_divergence
 from kdlib.language.objectives import Tally
@@ -85,7 +85,7 @@ def _both_ways(plan: Plan, what: str, kind: str, tensors: list[Tensor]) -> Itera
 
 def _peak(step: Callable[[], Any]) -> float:
     """MiB on the GPU beyond what lies there."""
-    before = torch.cuda.memory_allocated()
+    before = occupied(torch.device("cuda"))
     torch.cuda.reset_peak_memory_stats()
     step()
     return (torch.cuda.max_memory_allocated() - before) / MIB
@@ -97,9 +97,9 @@ def _peak(step: Callable[[], Any]) -> float:
 def objectives(plan: Plan) -> Iterator[Row]:
     """A step of each language objective over a step of supervised fine-tuning, same student."""
     for name, precision in {"bf16": "bf16", "float32": None}.items():
-        before = _allocated(plan)
+        before = occupied(plan.where)
         with _training(plan, "sft", precision) as plain:
-            alone = _beyond(plan, plain, before)
+            alone = beyond(plain, plan.where, before)
             for method in ("kd", "gkd", "minillm"):
                 yield _objective(plan, method, name, precision, plain, alone)
 
@@ -109,13 +109,13 @@ def _objective(
 ) -> Row:
     what = f"GPT-2 medium's size teaches small's, {name}: step of {method} / step of sft"
     row = Row("objectives", what, device=machine(plan.device))
-    before = _allocated(plan)
+    before = occupied(plan.where)
     try:
         with _training(plan, method, precision) as timed:
             ratio = in_turns(timed, plain, steps=plan.sized(4, 2), rounds=plan.rounds(5, 2))
             row.values = {"step ms": 1e3 * ratio.first, "sft ms": 1e3 * ratio.second}
             if plan.device == "cuda":
-                row.values["peak MiB"] = _beyond(plan, timed, before)
+                row.values["peak MiB"] = beyond(timed, plan.where, before)
                 row.values["sft peak MiB"] = alone
     except Exception as error:
         torch.cuda.empty_cache()
@@ -150,19 +150,6 @@ def _optimised(
         objective, batches, made, epochs=networks.MANY, steps=1000, schedule=schedule,
         precision=precision, clip=1.0, progress=False,
     )  # fmt: skip
-
-
-def _allocated(plan: Plan) -> int:
-    return torch.cuda.memory_allocated() if plan.device == "cuda" else 0
-
-
-def _beyond(plan: Plan, timed: Paced, before: int) -> float:
-    """MiB of two steps, beyond what was on the GPU before."""
-    if plan.device != "cuda":
-        return 0.0
-    torch.cuda.reset_peak_memory_stats()
-    timed.seconds(2)
-    return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
 # Sampling

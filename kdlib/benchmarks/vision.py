@@ -22,12 +22,14 @@ from kdlib.benchmarks.clock import (
     Looped,
     Paced,
     Ratio,
+    beyond,
     in_turns,
+    occupied,
     waited,
 )
 from kdlib.benchmarks.networks import BATCH, Pair, fitted
 from kdlib.benchmarks.plan import Plan, machine
-from kdlib.benchmarks.rows import MIB, Row
+from kdlib.benchmarks.rows import Row
 
 LOGITS = ("kd", "reverse_kl", "jsd", "dkd", "dist")
 GOALS = {**dict.fromkeys(LOGITS, "<= 1.05"), "vid": "<= 2", "nst": "<= 2", "crd": "<= 2"}
@@ -104,7 +106,7 @@ def _beside(
     """A step with the method over one of `plain`, which differs in nothing else."""
     what = f"{label}: step with {method} / step with cross-entropy alone"
     row = Row("methods", what, goal=goal, device=machine(plan.device))
-    before = torch.cuda.memory_allocated() if plan.device == "cuda" else 0
+    before = occupied(plan.where)
     try:
         options = {**pair.options(method), **own}
         with paced(plan, pair, train, method=method, **options) as timed:
@@ -112,19 +114,12 @@ def _beside(
             row.values = {"ms": 1e3 * ratio.first, "plain ms": 1e3 * ratio.second}
             row.values["images/s"] = BATCH / ratio.first
             if plan.device == "cuda":
-                row.values["peak MiB"] = _peak(timed, before)
+                row.values["peak MiB"] = beyond(timed, plan.where, before)
     except Exception as error:  # of one method: the others are measured
         row.unmeasured = _brief(error)
         return row
     row.take(ratio)
     return row
-
-
-def _peak(timed: Paced, before: int) -> float:
-    """MiB that two steps need on the GPU, beyond what was there before."""
-    torch.cuda.reset_peak_memory_stats()
-    timed.seconds(2)
-    return (torch.cuda.max_memory_allocated() - before) / MIB
 
 
 def _brief(error: Exception) -> str:

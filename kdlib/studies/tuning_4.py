@@ -133,7 +133,7 @@ def attack(seed: int) -> Metrics:
     def measure(student: nn.Module, ind: nn.Module) -> dict[str, float]:
         return evaluate(student, digits.validation) | {"property": fooled(student) - fooled(ind)}
 
-    recipe = dict(epochs=10, augment=data.shift, mixup=True)
+    recipe = dict(epochs=10, batch_size=128, augment=data.shift, mixup=True)
     return tried(
         seed, POOLED, digits.train, networks[0], measure, recipe, lr=0.02, stage="blocks.1"
     )
