@@ -700,7 +700,8 @@ def test_ci_runs_the_command_of_the_readme(root):
     readme = (root / "README.md").read_text(encoding="utf-8").splitlines()
     ci = (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in readme if line.startswith("python3 -m venv .venv && ")]
-    assert commands[0].endswith("python -m kdlib lab") and commands[1].endswith("pytest -n 2 --dist loadfile")
+    assert commands[0].endswith("python -m kdlib lab")
+    assert commands[1].endswith("pytest -n 2 --dist loadfile")
     assert commands[1] in ci
 
 

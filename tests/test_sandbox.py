@@ -366,6 +366,7 @@ def test_what_a_command_leaves_running_is_ended(project):
     seconds = f"{600 + os.getpid() % 300}.25"  # nobody else sleeps as long
     code = f"import subprocess; subprocess.Popen(['sleep', {seconds!r}], start_new_session=True)"
     subprocess.run([sys.executable, "-c", code], check=True)
+    wait_for(lambda: sleeping(seconds))  # it has its name a moment after it began
     (left,) = sleeping(seconds)
     os.kill(left, signal.SIGKILL)
     assert caught(code, project).returncode == 0
